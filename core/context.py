@@ -1,0 +1,118 @@
+"""What a run is told about the world around it: device, seed, progress, cancel, deadline, scratch."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from core.errors import Canceled, DeadlineExceeded
+
+# The share of a job's time that each phase usually takes; only the progress bar depends on it.
+PHASE_WEIGHTS: Mapping[str, float] = {
+    "loading": 0.03,
+    "synthesizing": 0.07,
+    "training": 0.75,
+    "evaluating": 0.05,
+    "exporting": 0.05,
+    "verifying": 0.05,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of news from a run.
+
+    `fraction` is of the whole job in [0, 1] and never falls; `step` of `steps` counts within the
+    phase; `eta_seconds` estimates the rest of the phase; `metrics` are the current losses.
+    """
+
+    phase: str
+    fraction: float
+    step: int = 0
+    steps: int = 0
+    eta_seconds: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def pick_device() -> torch.device:
+    """CUDA when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(slots=True)
+class RunContext:
+    """Handed to every long-running function of core.
+
+    `emit` receives news at most once every `interval` seconds, and at every change of phase.
+    `canceled` is asked at every step. `deadline` is on the clock of `time.monotonic`.
+    """
+
+    scratch: Path
+    seed: int = 0
+    device: torch.device = field(default_factory=pick_device)
+    emit: Callable[[Progress], None] = lambda progress: None
+    canceled: Callable[[], bool] = lambda: False
+    deadline: float | None = None
+    interval: float = 0.5
+    timings: dict[str, float] = field(default_factory=dict)
+    _phase: str = field(default="loading", init=False)
+    _phase_began: float = field(default=0.0, init=False)
+    _done: float = field(default=0.0, init=False)
+    _last_emit: float = field(default=0.0, init=False)
+
+    def seed_everything(self) -> torch.Generator:
+        """Seeds Python's and torch's generators; returns a CPU generator of the same seed."""
+        random.seed(self.seed)
+        torch.manual_seed(self.seed)
+        return torch.Generator().manual_seed(self.seed)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Names the phase, times it into `timings[name]` (seconds, summed over repeats)."""
+        self.check()
+        self._phase, self._phase_began = name, time.monotonic()
+        self._send(Progress(name, self._done), force=True)
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - self._phase_began
+            self.timings[name] = self.timings.get(name, 0.0) + seconds
+            self._done = min(1.0, self._done + PHASE_WEIGHTS.get(name, 0.0))
+
+    def step(self, step: int, steps: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Reports that `step` of `steps` is done, and stops the run if it was told to stop."""
+        self.check()
+        share = step / steps if steps else 0.0
+        elapsed = time.monotonic() - self._phase_began
+        self._send(
+            Progress(
+                phase=self._phase,
+                fraction=min(1.0, self._done + PHASE_WEIGHTS.get(self._phase, 0.0) * share),
+                step=step,
+                steps=steps,
+                eta_seconds=elapsed * (1 - share) / share if share > 0 else None,
+                metrics=dict(metrics or {}),
+            )
+        )
+
+    def check(self) -> None:
+        """Raises `Canceled` or `DeadlineExceeded` when the run must stop."""
+        if self.canceled():
+            raise Canceled("The job was canceled.")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlineExceeded(
+                "The job ran past limits.seconds. Raise the limit, or give the method a smaller budget.",
+                field="limits.seconds",
+            )
+
+    def _send(self, progress: Progress, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._last_emit >= self.interval:
+            self._last_emit = now
+            self.emit(progress)

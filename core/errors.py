@@ -1,0 +1,94 @@
+"""Every error that core raises on purpose.
+
+    ZsqError                     code, detail, field
+    ├── InputError               what the user sent cannot be used; trying again will not help
+    │   ├── SpecError            a bit specification or option that does not fit this network
+    │   ├── CheckpointError      the checkpoint file
+    │   ├── ArchitectureError    the architecture: unknown, not traceable, an operator we cannot place
+    │   └── DatasetError         the evaluation set
+    ├── RunError                 the run itself went wrong
+    │   ├── Diverged             training produced NaN or infinity and could not be brought back
+    │   ├── OutOfMemory          the device has too little memory even for the smallest batch
+    │   └── ExportError          the exporter or ONNX Runtime refused what we wrote
+    └── Stopped                  the run was told to stop
+        ├── Canceled             by its owner
+        └── DeadlineExceeded     by `limits.seconds`
+
+`code` is stable and machine-readable (snake_case); `detail` is a sentence for people that says what
+is wrong and what to do; `field` names the offending input where there is one. HTTP status codes
+live in `api/errors.py` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ZsqError(Exception):
+    """Base of the tree. `retryable` says whether the same job may succeed if run again."""
+
+    default_code = "internal_error"
+    retryable = False
+
+    def __init__(self, detail: str, *, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.default_code
+        self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling, and errors cross from the
+        # child process to its parent.
+        return (_rebuild, (type(self), self.detail, self.code, self.field))
+
+
+def _rebuild(kind: type[ZsqError], detail: str, code: str, field: str | None) -> ZsqError:
+    return kind(detail, code=code, field=field)
+
+
+class InputError(ZsqError):
+    default_code = "invalid_input"
+
+
+class SpecError(InputError):
+    default_code = "invalid_spec"
+
+
+class CheckpointError(InputError):
+    default_code = "invalid_checkpoint"
+
+
+class ArchitectureError(InputError):
+    default_code = "unknown_architecture"
+
+
+class DatasetError(InputError):
+    default_code = "invalid_dataset"
+
+
+class RunError(ZsqError):
+    default_code = "run_failed"
+
+
+class Diverged(RunError):
+    default_code = "diverged"
+
+
+class OutOfMemory(RunError):
+    default_code = "out_of_memory"
+
+
+class ExportError(RunError):
+    default_code = "export_failed"
+
+
+class Stopped(ZsqError):
+    default_code = "stopped"
+
+
+class Canceled(Stopped):
+    default_code = "canceled"
+
+
+class DeadlineExceeded(Stopped):
+    default_code = "deadline_exceeded"

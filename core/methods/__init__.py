@@ -1,0 +1,1 @@
+"""Quantization methods: each one file, over the same words (teacher, student, synthesize, calibrate)."""

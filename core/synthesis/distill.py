@@ -1,0 +1,117 @@
+"""Images optimized until a network's batch-normalization statistics recognize them.
+
+    min over x of  L_BN(x) + MSE(mean(x), 0) + MSE(std(x), 1)
+
+ZeroQ (arXiv 2001.00281, algorithm 1): the images themselves are the variables of Adam, the network
+is fixed; the last two terms are ZeroQ's "input" layer, whose statistics are those of normalized
+images. Deviations: batch statistics (see `core.synthesis.statistics`); images start from unit
+Gaussian noise, not from the original's .0136; a cosine to zero instead of a plateau rule, so that a
+fixed number of iterations ends at rest.
+
+Networks without batch normalization hold no statistics: they get Gaussian images, as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.context import RunContext
+from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments
+
+_LEARNING_RATE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """`images` [N, C, H, W] in the network's normalized space, on the CPU.
+
+    `first_loss` and `last_loss` are the mean statistics distance of the batches before and after; None
+    when the network has no batch normalization and the images are plain Gaussian noise.
+    """
+
+    images: Tensor
+    first_loss: float | None = None
+    last_loss: float | None = None
+
+
+def distill(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    images: int,
+    iterations: int,
+    context: RunContext,
+    batch_size: int = 64,
+    measure: Measure = "std",
+    random: torch.Generator | None = None,
+    report: Callable[[int, int, float], None] | None = None,
+) -> Distilled:
+    """Makes `images` images of `shape` (C, H, W) in batches, `iterations` Adam steps a batch.
+
+    `network` must be in eval mode; its parameters get no gradients. `report` is called with (step,
+    steps, loss) instead of `context.step`. Raises Canceled and DeadlineExceeded like any step.
+    """
+    random = random or torch.Generator().manual_seed(context.seed)
+    # Balanced, because a last batch of one or two images has statistics of its own.
+    noise = torch.randn(images, *shape, generator=random)
+    batches = list(noise.chunk(-(-images // batch_size)))
+    steps = iterations * len(batches)
+    firsts: list[float] = []
+    lasts: list[float] = []
+    with _frozen(network), BatchNormStatistics(network, measure) as statistics:
+        if statistics.layers == 0 or iterations == 0:
+            return Distilled(noise)
+        for index, start in enumerate(batches):
+            x_NCHW = start.to(context.device, memory_format=torch.channels_last).requires_grad_()
+            optimizer = torch.optim.Adam([x_NCHW], lr=_LEARNING_RATE)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+            for step in range(iterations):
+                loss, distance = _objective(network, x_NCHW, statistics)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                if step == 0:
+                    firsts.append(distance.item())
+                done = index * iterations + step + 1
+                if report is not None:
+                    report(done, steps, distance.item())
+                else:
+                    context.step(done, steps, {"bn_statistics": distance.item()})
+            batches[index] = x_NCHW.detach()
+            with torch.no_grad():
+                lasts.append(_objective(network, x_NCHW, statistics)[1].item())
+    return Distilled(
+        torch.cat([batch.cpu() for batch in batches]),
+        first_loss=sum(firsts) / len(firsts),
+        last_loss=sum(lasts) / len(lasts),
+    )
+
+
+def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
+    network(x_NCHW)
+    distance = statistics.loss()
+    assert distance is not None
+    mean_C, var_C = channel_moments(x_NCHW)
+    std_C = (var_C + 1e-5).sqrt()
+    return distance + mean_C.square().mean() + F.mse_loss(std_C, torch.ones_like(std_C)), distance
+
+
+class _frozen:
+    """Parameters without gradients: half of the backward pass would compute them for nothing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._learnable = [p for p in network.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self._learnable:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *error: object) -> None:
+        for parameter in self._learnable:
+            parameter.requires_grad_(True)
