@@ -73,7 +73,7 @@ def distill(
             for step in range(iterations):
                 loss, distance = _objective(network, x_NCHW, statistics)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 if step == 0:
