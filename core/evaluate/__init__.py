@@ -1,0 +1,1 @@
+"""How good a network is: evaluation sets, accuracy with its uncertainty, sensitivity, the report."""
