@@ -1,0 +1,71 @@
+"""Distilled images match the statistics better than noise, the same for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core.context import RunContext
+from core.errors import Canceled
+from core.synthesis.distill import distill
+
+
+def trained_network() -> nn.Sequential:
+    """Random weights whose BN layers have seen smooth, colored images."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+    )
+    images = nn.functional.interpolate(torch.randn(64, 3, 3, 3), size=12, mode="bilinear")
+    for _ in range(30):
+        layers(images)
+    return layers.eval()
+
+
+def test_statistics_distance_falls(tmp_path: Path) -> None:
+    network = trained_network()
+    result = distill(
+        network, (3, 12, 12), images=20, iterations=60, batch_size=8, context=RunContext(tmp_path)
+    )
+    assert result.images.shape == (20, 3, 12, 12)
+    assert result.first_loss is not None and result.last_loss is not None
+    assert result.last_loss < result.first_loss / 5
+
+
+def test_same_seed_same_images_and_the_network_is_untouched(tmp_path: Path) -> None:
+    network = trained_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first, second = (
+        distill(network, (3, 12, 12), images=4, iterations=5, context=RunContext(tmp_path, seed=3)).images
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_without_bn_the_images_are_gaussian(tmp_path: Path) -> None:
+    result = distill(nn.Conv2d(1, 2, 3), (1, 8, 8), images=64, iterations=10, context=RunContext(tmp_path))
+    assert result.first_loss is None and result.last_loss is None
+    assert abs(result.images.mean().item()) < 0.1 and abs(result.images.std().item() - 1) < 0.1
+
+
+def test_cancel_stops_within_a_step(tmp_path: Path) -> None:
+    steps = []
+
+    def canceled() -> bool:
+        steps.append(1)
+        return len(steps) == 3
+
+    with pytest.raises(Canceled):
+        distill(
+            trained_network(),
+            (3, 12, 12),
+            images=4,
+            iterations=100,
+            context=RunContext(tmp_path, canceled=canceled),
+        )
+    assert len(steps) == 3
