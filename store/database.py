@@ -1,0 +1,129 @@
+"""The engine and the unit of work: one transaction, with every repository in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.orm import Session
+
+from store.job_repository import JobRepository
+from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
+from store.settings import StoreSettings
+
+# An execution option: this transaction is going to write.
+_WRITES = "zsq_writes"
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for SQLite or PostgreSQL.
+
+    SQLite gets WAL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for writing transactions:
+    deferred ones fail as locked when two of them read before they write, and no timeout helps.
+    `postgresql://` is read as psycopg 3, the driver that is installed.
+    """
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    sqlite = parsed.get_backend_name() == "sqlite"
+    if sqlite and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    connect_args = {"timeout": 30} if sqlite else {"connect_timeout": 5}
+    engine = create_engine(
+        parsed, pool_pre_ping=not sqlite, json_serializer=_to_json, connect_args=connect_args
+    )
+    if sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # no BEGIN of the driver's own: `_begin_sqlite` says which
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity become null: neither is JSON, and losses of a diverging run are both."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class UnitOfWork:
+    """The repositories of one transaction. Rows stay readable after it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.checkpoints = CheckpointRepository(session)
+        self.datasets = DatasetRepository(session)
+        self.jobs = JobRepository(session)
+        self.artifacts = ArtifactRepository(session)
+
+    def flush(self) -> None:
+        """Sends what was added, so that the database checks it now. Raises IntegrityError."""
+        self._session.flush()
+
+    def lock_blob(self, sha256: str) -> None:
+        """Until the transaction ends, no other one adds or drops references to these bytes.
+
+        SQLite needs nothing: its writing transactions exclude each other.
+        """
+        if self._session.get_bind().dialect.name == "postgresql":
+            key = zlib.crc32(sha256.encode())
+            self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
+
+    def blob_in_use(self, sha256: str) -> bool:
+        """Whether any checkpoint, dataset or artifact still names these bytes."""
+        repositories = (self.checkpoints, self.datasets, self.artifacts)
+        return any(repository.names_blob(sha256) for repository in repositories)
+
+
+class Database:
+    """`with database.write() as work:` commits on a clean exit and rolls back on an error."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.writing_engine = engine.execution_options(**{_WRITES: True})
+
+    @classmethod
+    def from_settings(cls, settings: StoreSettings) -> Database:
+        return cls(make_engine(settings.database_url))
+
+    @contextmanager
+    def read(self) -> Iterator[UnitOfWork]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield UnitOfWork(session)
+
+    @contextmanager
+    def write(self) -> Iterator[UnitOfWork]:
+        with Session(self.writing_engine, expire_on_commit=False) as session, session.begin():
+            yield UnitOfWork(session)
+
+    def ping(self) -> None:
+        """Raises SQLAlchemyError when the database cannot be reached or has no tables yet."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1 FROM job LIMIT 1"))
+
+    def dispose(self) -> None:
+        self.engine.dispose()

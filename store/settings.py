@@ -1,0 +1,35 @@
+"""Where things are kept. Read from the environment (`ZSQ_…`) and from `.env`; see `.env.example`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StoreSettings(BaseSettings):
+    """`data_dir` holds whatever is not told to live elsewhere; the URLs default to places inside it."""
+
+    model_config = SettingsConfigDict(env_prefix="ZSQ_", env_file=".env", extra="ignore")
+
+    data_dir: Path = Path(".zsq")
+    database_url: str = ""
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    blobs_url: str = ""
+    lease_seconds: float = Field(default=60, gt=0)
+
+    @model_validator(mode="after")
+    def _places_inside_data_dir(self) -> StoreSettings:
+        # Absolute, so that processes started in other folders mean the same place.
+        self.data_dir = self.data_dir.expanduser().absolute()
+        self.database_url = self.database_url or f"sqlite:///{self.data_dir / 'zsq.db'}"
+        self.blobs_url = self.blobs_url or (self.data_dir / "blobs").as_uri()
+        return self
+
+
+@lru_cache
+def store_settings() -> StoreSettings:
+    """The settings of this process, read once."""
+    return StoreSettings()

