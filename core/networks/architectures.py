@@ -53,7 +53,7 @@ _INCEPTION_LIKE = ("googlenet", "inception_v3")
 _TRAINING_ONLY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 # torchvision's own published files carry names from before its modules were renamed.
-_RENAMED = {
+_RENAMED: Mapping[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
     "densenet": (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"), r"\1\2"),
     "vit": (re.compile(r"\.mlp\.linear_([12])\."), lambda m: f".mlp.{3 * (int(m[1]) - 1)}."),
 }
@@ -73,7 +73,7 @@ def defaults(name: str) -> ArchitectureDefaults:
     if origin == "cifar":
         return _CIFAR
     # Only the description of the default weights is read; nothing is downloaded.
-    weights = torchvision.models.get_model_weights(short).DEFAULT  # type: ignore[attr-defined]
+    weights = torchvision.models.get_model_weights(short).DEFAULT
     preset = weights.transforms()
     side = preset.crop_size[0]
     mean, std = tuple(preset.mean), tuple(preset.std)
@@ -87,7 +87,7 @@ def family(name: str) -> str:
     origin, short = _split(name)
     if origin == "cifar":
         return "cifar_resnet"
-    return torchvision.models.get_model_builder(short).__module__.rpartition(".")[2]  # type: ignore[attr-defined]
+    return str(torchvision.models.get_model_builder(short).__module__).rpartition(".")[2]
 
 
 def build(
@@ -125,9 +125,10 @@ def build(
     if short.startswith("maxvit"):
         options["input_size"] = (height, width)
     try:
-        return torchvision.models.get_model(short, weights=None, **options).eval()
+        network: nn.Module = torchvision.models.get_model(short, weights=None, **options)
     except (ValueError, AssertionError) as error:
         raise _wrong_size(name, f"cannot be built for images of {height}x{width}: {error}") from error
+    return network.eval()
 
 
 def skeleton(
@@ -138,14 +139,15 @@ def skeleton(
         return build(name, num_classes, in_channels, input_shape)
 
 
+# A number of classes that no other dimension of any network has.
+MARKED_CLASSES = 10_007
+
+
 @cache
 def head_keys(name: str) -> tuple[str, ...]:
     """Names of the parameters whose first dimension is the number of classes (the last layer's)."""
-    classes = defaults(name).num_classes
-    one, other = (
-        skeleton(name, n, defaults(name).input_shape[0]).state_dict() for n in (classes, classes + 1)
-    )
-    return tuple(key for key, value in one.items() if value.shape != other[key].shape)
+    state = skeleton(name, MARKED_CLASSES).state_dict()
+    return tuple(key for key, value in state.items() if MARKED_CLASSES in value.shape[:1])
 
 
 def stem_key(name: str) -> str:

@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         y_NCHW = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x_NCHW)))))
-        return self.relu2(y_NCHW + self._shortcut(x_NCHW))
+        return self.relu2(y_NCHW + self._shortcut(x_NCHW))  # type: ignore[no-any-return]
 
     def _shortcut(self, x_NCHW: Tensor) -> Tensor:
         if self.stride != 1:

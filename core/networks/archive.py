@@ -1,0 +1,73 @@
+"""What a zip says about itself, checked before anything in it is read.
+
+Used for torch checkpoints, `.npz` files and zipped image folders. The central directory may lie, so
+these checks bound what the readers behind them can be made to allocate; they do not replace them.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from core.errors import InputError
+
+MAX_MEMBERS = 200_000
+MAX_TOTAL_BYTES = 8 * 2**30
+MAX_RATIO = 100  # deflate reaches 1032 at most; photographs and weights stay below 3
+RATIO_FREE_BYTES = 2**20  # small members may compress as well as they like
+_NESTED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".zst")
+_ENCRYPTED = 0x1
+
+
+def checked_members(path: Path, error: type[InputError]) -> list[zipfile.ZipInfo]:
+    """Every file of the zip at `path`; raises `error` for a broken, bomb-like or tricky archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as reason:
+        raise error(
+            "The file begins like a zip archive but its directory, which stands at the end, cannot be read: "
+            "it was cut off or damaged. Upload it again.",
+            code="truncated_file",
+        ) from reason
+
+    if len(members) > MAX_MEMBERS:
+        raise _bomb(error, f"it has {len(members):,} members; at most {MAX_MEMBERS:,} are read")
+    total, stored = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if total > MAX_TOTAL_BYTES:
+        raise _bomb(error, f"it unpacks to {total:,} bytes; at most {MAX_TOTAL_BYTES:,} are read")
+    if stored > path.stat().st_size:
+        raise _bomb(error, "its members overlap: together they claim more bytes than the file has")
+    seen: set[str] = set()
+    for member in members:
+        _check_member(member, error)
+        if member.filename in seen:
+            raise error(f"The archive holds {member.filename!r} twice.", code="unsupported_format")
+        seen.add(member.filename)
+    return [member for member in members if not member.is_dir()]
+
+
+def is_unsafe_path(name: str) -> bool:
+    """Whether unpacking `name` could write outside the folder it is unpacked into."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name[:3]
+
+
+def _check_member(member: zipfile.ZipInfo, error: type[InputError]) -> None:
+    name = member.filename
+    if is_unsafe_path(name):
+        raise error(
+            f"The archive holds a member with a path that leaves it: {name!r}.", code="unsupported_format"
+        )
+    if member.flag_bits & _ENCRYPTED:
+        raise error("The archive is encrypted. Upload it without a password.", code="unsupported_format")
+    if name.lower().endswith(_NESTED):
+        raise _bomb(error, f"it holds another archive, {name!r}; upload its contents instead")
+    if member.file_size > RATIO_FREE_BYTES + MAX_RATIO * member.compress_size:
+        raise _bomb(
+            error, f"{name!r} would unpack from {member.compress_size:,} to {member.file_size:,} bytes"
+        )
+
+
+def _bomb(error: type[InputError], reason: str) -> InputError:
+    return error(f"The archive was not opened: {reason}.", code="archive_bomb")
