@@ -1,0 +1,99 @@
+"""The Celery application.
+
+    celery -A worker.app worker -Q zsq.device     computes, one job at a time
+    celery -A worker.app worker -Q zsq.control    inspects and sweeps; carries the schedule
+
+The pool is `threads`: children of `prefork` are daemonic and may not start the processes that jobs
+run in. Time limits and cancels are the runner's, since Celery cannot stop a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.beat import EmbeddedService, Scheduler
+from kombu.entity import Queue
+
+from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
+from store.settings import store_settings
+from worker import forkserver, jobs
+from worker.services import services
+from worker.settings import worker_settings
+
+_settings = worker_settings()
+_broker_url = store_settings().broker_url
+
+app = Celery("zsq", broker=_broker_url, include=["worker.tasks"])
+app.conf.update(
+    accept_content=["json"],
+    task_serializer="json",
+    task_ignore_result=True,
+    # A message is gone only when its task has ended, and none is taken ahead of its turn.
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,
+    worker_pool="threads",
+    worker_concurrency=1,
+    task_queues=[Queue(DEVICE_QUEUE), Queue(CONTROL_QUEUE)],
+    task_default_queue=CONTROL_QUEUE,
+    task_create_missing_queues=False,
+    task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
+    beat_schedule={
+        "sweep": {
+            "task": SWEEP,
+            "schedule": _settings.sweep_seconds,
+            # Sweeps that could not run in time would only repeat each other.
+            "options": {"expires": max(1.0, _settings.sweep_seconds)},
+        }
+    },
+    # A broker that is away is waited for, at start and later, for as long as it takes.
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+)
+if _broker_url.startswith(("redis", "valkey", "sentinel")):
+    app.conf.broker_transport_options = {
+        # Redis delivers a message again when it is not acknowledged in time, an hour by default:
+        # longer than the longest job, or long jobs would be delivered while they run.
+        "visibility_timeout": int(_settings.job_seconds) + 3600,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+    }
+
+
+def messages_waiting(queue: str) -> int:
+    """How many messages no worker has taken yet."""
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        return int(app.amqp.queues[queue](channel).queue_declare().message_count)
+
+
+class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The schedule, in every worker that serves the control queue.
+
+    Celery's own `--beat` forks a process, which a killed worker would leave behind; a thread ends
+    with its worker. Sweeps do no harm twice, so several control workers may carry it.
+    """
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.enabled = CONTROL_QUEUE in app.amqp.queues.consume_from
+        super().__init__(worker, **kwargs)
+
+    def create(self, worker: Any) -> Any:
+        return EmbeddedService(worker.app, thread=True, scheduler_cls=Scheduler)
+
+
+app.steps["worker"].add(ThreadedBeat)
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _prepare(**kwargs: Any) -> None:
+    forkserver.ensure_running()
+    threading.Thread(target=jobs.clean_up, args=(services(),), name="clean up", daemon=True).start()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _hand_back(**kwargs: Any) -> None:
+    services().stopping.set()

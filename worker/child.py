@@ -1,0 +1,147 @@
+"""What runs inside the child process: one call of core, cut off from database, broker and secrets.
+
+Messages in both directions are JSON, never pickle: the child parses bytes that strangers uploaded,
+and the parent must not execute what such a child says.
+
+    child -> parent   {"progress": {...}} ...  then {"result": {...}} or {"error": {...}}
+    parent -> child   "cancel"; the end of the pipe means that the parent is gone
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import math
+import os
+import resource
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.failures import describe
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.context import Progress
+
+CANCEL = b"cancel"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child is to do.
+
+    `entry` is "module:function", called as function(payload, context) and returning JSON data.
+    `deadline` is on the clock of `time.monotonic`, which all processes of a machine share.
+    `memory_bytes` limits the address space, on the CPU only: CUDA reserves far more than it uses.
+    """
+
+    entry: str
+    payload: dict[str, Any]
+    scratch: Path
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    memory_bytes: int | None = None
+    deadline: float | None = None
+
+
+def main(connection: Connection, order: Order) -> None:
+    """The child's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
+    canceled = threading.Event()
+    threading.Thread(target=_watch_parent, args=(connection, canceled), daemon=True).start()
+    _volunteer_for_the_oom_killer()
+    try:
+        message = {"result": _carry_out(order, connection, canceled)}
+        _send(connection, message)
+    except BaseException as error:
+        found = describe(error)
+        if found["code"] == "internal_error":
+            log.exception("%s failed", order.entry)
+        _send(connection, {"error": found})
+
+
+def _carry_out(order: Order, connection: Connection, canceled: threading.Event) -> Any:
+    # Late, because the parent imports this module and stays free of torch.
+    import torch
+
+    from core.context import RunContext
+
+    device = _device(order.device)
+    if order.memory_bytes is not None and device.type == "cpu":
+        resource.setrlimit(resource.RLIMIT_AS, (order.memory_bytes, order.memory_bytes))
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
+    module, _, function = order.entry.partition(":")
+    context = RunContext(
+        scratch=order.scratch,
+        seed=order.seed,
+        device=device,
+        emit=lambda progress: _send(connection, {"progress": _progress(progress)}),
+        canceled=canceled.is_set,
+        deadline=order.deadline,
+    )
+    return getattr(importlib.import_module(module), function)(order.payload, context)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    from core.context import pick_device
+
+    return pick_device() if name == "auto" else torch.device(name)
+
+
+def _watch_parent(connection: Connection, canceled: threading.Event) -> None:
+    """Hears a cancel; ends the process when the parent is gone, however the parent died."""
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except (EOFError, OSError):
+            os._exit(1)
+        if message == CANCEL:
+            canceled.set()
+
+
+def _volunteer_for_the_oom_killer() -> None:
+    # When memory runs out, the job must go and the worker stay.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
+
+
+def _progress(progress: Progress) -> dict[str, Any]:
+    return {
+        "phase": progress.phase,
+        "progress": {
+            "fraction": progress.fraction,
+            "step": progress.step,
+            "steps": progress.steps,
+            "eta_seconds": progress.eta_seconds,
+        },
+        "metrics": {name: float(value) for name, value in progress.metrics.items()},
+    }
+
+
+def _send(connection: Connection, message: Mapping[str, Any]) -> None:
+    connection.send_bytes(json.dumps(_finite(message), allow_nan=False).encode())
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity become null: neither JSON nor the database knows them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,104 @@
+"""Exceptions and silent deaths -> what the job row and the user are told."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import TypedDict
+
+from core.errors import DeadlineExceeded, OutOfMemory, ZsqError
+from store.errors import StoreError
+
+_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+class Failure(TypedDict):
+    """`detail` is safe to show: no paths, no traceback."""
+
+    code: str
+    detail: str
+    retryable: bool
+    field: str | None
+
+
+def failure(code: str, detail: str, *, retryable: bool = False, field: str | None = None) -> Failure:
+    return Failure(code=code, detail=detail, retryable=retryable, field=field)
+
+
+def describe(error: BaseException) -> Failure:
+    """The failure that an exception stands for; what nobody foresaw becomes `internal_error`."""
+    if isinstance(error, ZsqError):
+        return failure(error.code, error.detail, retryable=error.retryable, field=error.field)
+    if isinstance(error, StoreError):
+        return failure(error.code, error.detail)
+    if _is_out_of_memory(error):
+        return out_of_memory()
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return failure("internal_error", "The worker's disk is full.", retryable=True)
+    return failure(
+        "internal_error",
+        f"Something went wrong inside zsq ({type(error).__name__}); the worker's log has the details.",
+    )
+
+
+def from_around(error: Exception) -> Failure:
+    """A failure outside the child: storage, disk, database. Those pass, so it is worth another try."""
+    found = describe(error)
+    return Failure({**found, "retryable": found["retryable"] or found["code"] == "internal_error"})
+
+
+def from_child(data: object) -> Failure:
+    """What a child says of its end. It is not trusted, so only the expected fields are read."""
+    said = data if isinstance(data, dict) else {}
+    field = said.get("field")
+    return failure(
+        str(said.get("code") or "internal_error")[:64],
+        str(said.get("detail") or "The run ended without saying why.")[:4000],
+        retryable=said.get("retryable") is True,
+        field=None if field is None else str(field)[:200],
+    )
+
+
+def crashed(exit_code: int | None, *, killed_for_memory: bool) -> Failure:
+    """A child that ended without a word: `exit_code` is negative for a signal, as in subprocess."""
+    if killed_for_memory:
+        return out_of_memory()
+    return failure(
+        "worker_crashed",
+        f"The process that ran the job ended unexpectedly ({ending(exit_code)}).",
+        retryable=True,
+    )
+
+
+def ending(exit_code: int | None) -> str:
+    """`-9` -> `signal 9, SIGKILL`; `1` -> `exit code 1`."""
+    if exit_code is None:
+        return "unknown"
+    if exit_code < 0:
+        try:
+            return f"signal {-exit_code}, {signal.Signals(-exit_code).name}"
+        except ValueError:
+            return f"signal {-exit_code}"
+    return f"exit code {exit_code}"
+
+
+def overdue(seconds: float, field: str | None) -> Failure:
+    """A child that ran past its deadline and did not notice it itself."""
+    return describe(DeadlineExceeded(f"Stopped after {seconds:g} s, the limit.", field=field))
+
+
+def out_of_memory() -> Failure:
+    return describe(
+        OutOfMemory("The worker ran out of memory. Use a smaller batch, smaller images or a smaller network.")
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError by name, since this module is read without torch; the CPU allocator
+    # raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_MESSAGES)

@@ -1,0 +1,107 @@
+"""Looks into an uploaded file, in a child, and says whether jobs may use it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from store.database import UnitOfWork
+from store.errors import BlobMissing
+from store.repositories import UploadRepository
+from store.tables import Checkpoint, Dataset
+from worker.child import Order
+from worker.failures import describe
+from worker.runner import Failed, Finished, Limit, Outcome, Stop, run_child
+from worker.services import Services
+from worker.workspace import Workspace, workspace
+
+_GIB = 2**30
+_CRASHES = 2
+
+log = logging.getLogger(__name__)
+
+KindName = Literal["checkpoint", "dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    entry: str
+    rows: Callable[[UnitOfWork], UploadRepository[Any]]
+    send: Callable[[Services, str], None]
+
+
+_KINDS: dict[KindName, _Kind] = {
+    "checkpoint": _Kind(
+        "worker.entries:inspect_checkpoint",
+        lambda work: work.checkpoints,
+        lambda services, id: services.queue.inspect_checkpoint(id),
+    ),
+    "dataset": _Kind(
+        "worker.entries:inspect_dataset",
+        lambda work: work.datasets,
+        lambda services, id: services.queue.inspect_dataset(id),
+    ),
+}
+
+
+def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | None = None) -> None:
+    """pending -> ready or rejected; then the jobs that waited for it are sent, or fail."""
+    kind = _KINDS[kind_name]
+    with services.database.read() as work:
+        row = kind.rows(work).get(id)
+    if row is None or row.state != "pending":
+        return
+    try:
+        # The process's id in the name: another worker may look at the same file.
+        with workspace(services.workspaces, f"{id}-{os.getpid()}") as space:
+            outcome = _look(services, row, entry or kind.entry, space)
+    except BlobMissing as error:
+        outcome = Failed(describe(error))
+    if isinstance(outcome, Finished):
+        with services.database.write() as work:
+            kind.rows(work).mark_ready(id, outcome.value)
+            waiting = work.jobs.waiting_for(id)
+        log.info("%s: ready; %d jobs waited", id, len(waiting))
+        for job_id in waiting:
+            services.queue.quantize(job_id)
+    elif isinstance(outcome, Failed):
+        with services.database.write() as work:
+            kind.rows(work).mark_rejected(id, dict(outcome.failure))
+            work.jobs.fail_rejected()
+        log.info("%s: rejected: %s: %s", id, outcome.failure["code"], outcome.failure["detail"])
+    else:
+        kind.send(services, id)
+
+
+def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Workspace) -> Outcome:
+    settings = services.settings
+    payload: dict[str, Any] = {
+        "path": str(space.bring(services.blobs, row.blob_sha256)),
+        "sha256": row.blob_sha256,
+    }
+    if isinstance(row, Checkpoint):
+        payload["network"] = row.network
+    else:
+        payload["classes"] = row.classes
+    order = Order(
+        entry=entry,
+        payload=payload,
+        scratch=space.scratch,
+        threads=1,
+        memory_bytes=int(settings.child_memory_gib * _GIB),
+    )
+    for _ in range(_CRASHES):
+        outcome = run_child(
+            order,
+            limit=Limit(settings.inspection_seconds),
+            grace_seconds=settings.cancel_grace_seconds,
+            watch=lambda: Stop.HANDED_BACK if services.stopping.is_set() else None,
+            on_progress=lambda news: None,
+        )
+        # A file that crashes its reader twice is to blame itself.
+        if not (isinstance(outcome, Failed) and outcome.failure["retryable"]):
+            break
+    return outcome

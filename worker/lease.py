@@ -1,0 +1,85 @@
+"""Keeps a claimed job ours: renews the lease, writes progress, hears of cancels. A thread of its own,
+so that long uploads and downloads are covered too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from store.database import Database
+from store.job_repository import Beat, Claim
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """`lost` and `cancel_requested` turn true once and stay so.
+
+    A database that cannot be reached is borne for as long as the lease lasts; then the job counts
+    as lost, since another worker may have it by now.
+    """
+
+    def __init__(self, database: Database, claim: Claim, *, lease_seconds: float, every: float) -> None:
+        self._database = database
+        self._claim = claim
+        self._lease_seconds = lease_seconds
+        self._every = every
+        self._news: dict[str, Any] = {}
+        self._news_lock = threading.Lock()
+        self._renewed = time.monotonic()
+        self._wake = threading.Event()
+        self._ended = False
+        self.lost = False
+        self.cancel_requested = False
+        self._thread = threading.Thread(target=self._run, name=f"lease {claim.job.id}", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended = True
+        self._wake.set()
+        self._thread.join()
+
+    def report(self, news: dict[str, Any]) -> None:
+        """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase."""
+        with self._news_lock:
+            new_phase = news.get("phase") not in (None, self._news.get("phase"))
+            self._news.update({key: news[key] for key in ("phase", "progress", "metrics") if news.get(key)})
+        if new_phase:
+            self._wake.set()
+
+    def beat(self) -> None:
+        """One heartbeat, now."""
+        began = time.monotonic()
+        with self._news_lock:
+            news = dict(self._news)
+        try:
+            with self._database.write() as work:
+                beat = work.jobs.heartbeat(self._claim.job.id, self._claim.fence, self._lease_seconds, **news)
+        except Exception:  # whatever the driver raises when the database is away
+            log.warning("heartbeat of %s failed", self._claim.job.id, exc_info=True)
+            if time.monotonic() - self._renewed > self._lease_seconds:
+                self.lost = True
+            return
+        self._renewed = began
+        self._take(beat)
+
+    def _take(self, beat: Beat) -> None:
+        self.lost = self.lost or not beat.owned
+        self.cancel_requested = self.cancel_requested or beat.cancel_requested
+
+    def _run(self) -> None:
+        while not self._ended and not self.lost:
+            self.beat()
+            self._wake.wait(self._every)
+            self._wake.clear()

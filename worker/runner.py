@@ -1,0 +1,193 @@
+"""Supervises one child process: progress in, cancel, deadline and kill out.
+
+The child may do anything, hang, crash or lie; this module always returns, always within the grace
+periods, and never leaves the child running.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from worker import failures, forkserver
+from worker.child import CANCEL, Order
+from worker.failures import Failure
+
+POLL_SECONDS = 0.1
+KILL_GRACE_SECONDS = 2.0
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+class Stop(enum.Enum):
+    """Why the parent wants the child to end."""
+
+    CANCELED = "canceled by its owner"
+    LOST = "the lease was lost: somebody else runs the job now"
+    HANDED_BACK = "this worker is shutting down"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    reason: Stop
+
+
+Outcome = Finished | Failed | Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`seconds` from the start; `field` names the user's option, if it was theirs."""
+
+    seconds: float
+    field: str | None = None
+
+
+def run_child(
+    order: Order,
+    *,
+    limit: Limit,
+    grace_seconds: float,
+    watch: Callable[[], Stop | None],
+    on_progress: Callable[[dict[str, Any]], None],
+) -> Outcome:
+    """Runs `order` in a child and waits for its end.
+
+    `watch` is asked about ten times a second whether to stop; it must not block. A cancel is first
+    asked of the child, after `grace_seconds` SIGTERM follows, then SIGKILL; the same past the
+    limit. A lost lease or a shutdown kills at once.
+    """
+    memory_kills = _memory_kills()
+    deadline = time.monotonic() + limit.seconds
+    process, connection = forkserver.start(replace(order, deadline=deadline))
+    stopping: _Stopping | None = None
+    try:
+        while True:
+            message = _receive(connection, process)
+            if message is _ENDED:
+                code = _reap(process)
+                if stopping is not None:
+                    return stopping.outcome
+                log.warning("child of %s ended without a word: %s", order.entry, failures.ending(code))
+                killed = code == -signal.SIGKILL and _memory_kills() > memory_kills
+                return Failed(failures.crashed(code, killed_for_memory=killed))
+            if message is not None:
+                outcome = _interpret(message, stopping, on_progress)
+                if outcome is not None:
+                    return outcome
+            reason = watch()
+            if reason in (Stop.LOST, Stop.HANDED_BACK):
+                return Stopped(reason)
+            if stopping is None and reason is Stop.CANCELED:
+                stopping = _Stopping(Stopped(reason), grace_seconds)
+                _ask_to_cancel(connection)
+            elif stopping is None and time.monotonic() > deadline:
+                # The child knows its deadline and reports it itself, unless it hangs.
+                stopping = _Stopping(Failed(failures.overdue(limit.seconds, limit.field)), grace_seconds)
+            if stopping is not None:
+                stopping.press(process)
+    finally:
+        # Whatever it said is said, and nothing it could still do is wanted.
+        _signal(process, signal.SIGKILL)
+        connection.close()
+        _reap(process)
+
+
+class _Stopping:
+    """A child that was told to stop: patience, then SIGTERM, then SIGKILL."""
+
+    def __init__(self, outcome: Outcome, grace_seconds: float) -> None:
+        self.outcome = outcome
+        now = time.monotonic()
+        self._due = [
+            (now + grace_seconds, signal.SIGTERM),
+            (now + grace_seconds + KILL_GRACE_SECONDS, signal.SIGKILL),
+        ]
+
+    def press(self, process: BaseProcess) -> None:
+        while self._due and time.monotonic() >= self._due[0][0]:
+            _signal(process, self._due.pop(0)[1])
+
+
+_ENDED = object()
+
+
+def _receive(connection: Connection, process: BaseProcess) -> Any:
+    """The next message, None when none came in time, `_ENDED` when none will ever come."""
+    try:
+        if not connection.poll(0) and not wait([connection, process.sentinel], timeout=POLL_SECONDS):
+            return None
+        if not connection.poll(0):
+            return _ENDED
+        return json.loads(connection.recv_bytes(MAX_MESSAGE_BYTES))
+    except (EOFError, OSError, ValueError):
+        return _ENDED
+
+
+def _interpret(
+    message: Any, stopping: _Stopping | None, on_progress: Callable[[dict[str, Any]], None]
+) -> Outcome | None:
+    if "progress" in message:
+        on_progress(message["progress"])
+        return None
+    if "result" in message:
+        return stopping.outcome if stopping is not None else Finished(message["result"])
+    return stopping.outcome if stopping is not None else Failed(failures.from_child(message.get("error")))
+
+
+def _ask_to_cancel(connection: Connection) -> None:
+    try:
+        connection.send_bytes(CANCEL)
+    except OSError:
+        log.debug("the child is gone already")
+
+
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    # Not Process.kill(): it would read the exit status outside the lock.
+    if forkserver.exit_code(process) is None and process.pid is not None:
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            log.debug("the child is gone already")
+
+
+def _reap(process: BaseProcess) -> int | None:
+    """The exit code; waits a moment for it, since the pipe closes before the process has ended."""
+    end = time.monotonic() + 10
+    while (code := forkserver.exit_code(process)) is None and time.monotonic() < end:
+        if not wait([process.sentinel], timeout=0.5):
+            _signal(process, signal.SIGKILL)
+    return code
+
+
+def _memory_kills() -> int:
+    """How many processes the kernel has killed for memory so far, in this container or machine."""
+    total = 0
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total

@@ -1,0 +1,47 @@
+"""The worker's settings: device, limits, how patient it is. Environment prefix `ZSQ_`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class WorkerSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ZSQ_", env_file=".env", extra="ignore")
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where jobs compute: `auto` takes CUDA when there is one. Inspections always use the CPU."""
+
+    torch_threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of a job; torch's own choice when absent."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a job is started before a crash or a lost worker fails it."""
+
+    heartbeat_seconds: Seconds = 1.0
+    """How often progress is written and the lease renewed; well below `ZSQ_LEASE_SECONDS`."""
+
+    cancel_grace_seconds: Seconds = 5.0
+    """How long a canceled or overdue job may take to stop by itself before it is terminated."""
+
+    job_seconds: Seconds = 24 * 3600.0
+    """The longest that any job may run, whatever its own `limits.seconds` says."""
+
+    inspection_seconds: Seconds = 300.0
+    """The longest that reading an uploaded file may take."""
+
+    child_memory_gib: Annotated[float, Field(ge=8)] = 16.0
+    """Address space of a child on the CPU, in GiB; torch does not load below about 2. None on GPUs."""
+
+    sweep_seconds: Seconds = 5.0
+    """How often lost messages and lost workers are looked for."""
+
+
+@cache
+def worker_settings() -> WorkerSettings:
+    return WorkerSettings()

@@ -1,0 +1,36 @@
+"""The handlers of every message: a name and an id, nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from store.queue import INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
+from worker import inspections, jobs
+from worker import sweep as sweeping
+from worker.app import app, messages_waiting
+from worker.services import services
+
+
+@app.task(name=QUANTIZE)  # type: ignore[untyped-decorator]
+def quantize(job_id: str) -> None:
+    jobs.run_job(services(), job_id)
+
+
+@app.task(name=INSPECT_CHECKPOINT)  # type: ignore[untyped-decorator]
+def inspect_checkpoint(id: str) -> None:
+    inspections.inspect(services(), "checkpoint", id)
+
+
+@app.task(name=INSPECT_DATASET)  # type: ignore[untyped-decorator]
+def inspect_dataset(id: str) -> None:
+    inspections.inspect(services(), "dataset", id)
+
+
+@app.task(name=SWEEP)  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    sweeping.sweep(services(), messages_waiting, _reminders())
+
+
+@cache
+def _reminders() -> sweeping.Reminders:
+    return sweeping.Reminders(services().settings.inspection_seconds)

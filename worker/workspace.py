@@ -1,0 +1,94 @@
+"""A folder for one attempt: inputs fetched in, outputs published, gone afterwards."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import RunError
+from store.blobs import BlobStore
+from store.tables import Artifact
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    root: Path
+
+    @property
+    def output(self) -> Path:
+        """What is to be published."""
+        return self.root / "output"
+
+    @property
+    def scratch(self) -> Path:
+        """What the run may write for itself."""
+        return self.root / "scratch"
+
+    def bring(self, blobs: BlobStore, sha256: str) -> Path:
+        """The bytes as a file: the store's own when it lies on this machine, else a copy."""
+        own = blobs.local_path(sha256)
+        if own is not None:
+            return own
+        copy = self.root / "input" / sha256
+        copy.parent.mkdir(exist_ok=True)
+        if not copy.exists():
+            blobs.fetch(sha256, copy)
+        return copy
+
+    def publish(
+        self, blobs: BlobStore, files: Sequence[dict[str, Any]], go_on: Callable[[], bool]
+    ) -> list[Artifact] | None:
+        """Stores the files; None when `go_on` says no in between.
+
+        The child named the files, and the child has read strangers' bytes: only plain files inside
+        `output` are taken. Raises RunError for others.
+        """
+        artifacts = []
+        for file in files:
+            if not go_on():
+                return None
+            name, path = str(file["name"]), Path(str(file["path"]))
+            inside = path.resolve().is_relative_to(self.output.resolve())
+            if not inside or path.is_symlink() or not path.is_file() or Path(name).name != name:
+                raise RunError(f"The run named {name!r} as a result, but wrote no such file.")
+            blob = blobs.put_file(path)
+            artifacts.append(
+                Artifact(
+                    name=name,
+                    blob_sha256=blob.sha256,
+                    bytes=blob.size,
+                    media_type=str(file["media_type"]),
+                )
+            )
+        return artifacts
+
+
+@contextmanager
+def workspace(parent: Path, name: str) -> Iterator[Workspace]:
+    """`parent/name`, empty at first, removed at the end."""
+    root = parent / name
+    shutil.rmtree(root, ignore_errors=True)
+    space = Workspace(root)
+    space.output.mkdir(parents=True)
+    space.scratch.mkdir()
+    try:
+        yield space
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path, in_use: Callable[[str], bool]) -> None:
+    """Removes the workspaces that killed workers left behind."""
+    if not parent.is_dir():
+        return
+    for root in parent.iterdir():
+        if not in_use(root.name):
+            log.info("removing %s, left by a worker that was killed", root.name)
+            shutil.rmtree(root, ignore_errors=True)
