@@ -1,0 +1,194 @@
+"""The student: the teacher's graph with its layers on low-bit weights and quantizers on its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, fx, nn
+
+from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
+from core.fake_quant.observers import MinMax, ObserverFactory
+from core.fake_quant.placement import Placement, is_passthrough, place
+from core.networks.fold_bn import fold_bn, fold_into
+from core.networks.graph import module_of, shape_of, with_outputs
+from core.spec import BitSpec
+
+QUANTIZERS = "quantizers"
+
+
+class Student(nn.Module):
+    """A quantized network. `graph` runs it; `placement` says what was placed where."""
+
+    def __init__(self, graph: fx.GraphModule, placement: Placement, bits: BitSpec) -> None:
+        super().__init__()
+        self.graph = graph
+        self.placement = placement
+        self.bits = bits
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.graph(x_NCHW)  # type: ignore[no-any-return]
+
+    def with_outputs(self, names: Sequence[str]) -> fx.GraphModule:
+        """Shares this student's modules; returns (logits, [values of the named nodes]), see graph.with_outputs.
+
+        The values are those before quantization; names are those of the teacher's graph.
+        """
+        return with_outputs(self.graph, [self._alias(name) for name in names])
+
+    def _alias(self, name: str) -> str:
+        """A batch normalization that was folded away stands for its layer."""
+        names = {node.name for node in self.graph.graph.nodes}
+        if name in names:
+            return name
+        return self.graph.meta["folded"].get(name, name)  # type: ignore[no-any-return]
+
+    def activation_quantizers(self) -> dict[str, ActivationQuantizer]:
+        """By the name of the node whose value they round."""
+        holder = self.graph.get_submodule(QUANTIZERS)
+        return {name: m for name, m in holder.named_children() if isinstance(m, ActivationQuantizer)}
+
+    def layers(self) -> dict[str, QuantConv2d | QuantLinear]:
+        """The weighted layers by name, in the order they run."""
+        return {p.name: self.graph.get_submodule(p.name) for p in self.placement.layers}  # type: ignore[misc]
+
+    @contextmanager
+    def observing(self, observer: ObserverFactory = MinMax) -> Iterator[None]:
+        """Every forward pass inside sets the activation ranges; afterwards they are frozen.
+
+        Each quantizer rounds with the range it has just found, so later layers see rounded inputs.
+        """
+        quantizers = self.activation_quantizers().values()
+        for quantizer in quantizers:
+            quantizer.observer = observer()
+        try:
+            yield
+        finally:
+            for quantizer in quantizers:
+                quantizer.observer = None
+
+    def learn_ranges(self, learn: bool) -> list[nn.Parameter]:
+        """Lets the activation scales be trained, or freezes them; returns them."""
+        scales = [quantizer.scale for quantizer in self.activation_quantizers().values()]
+        for scale in scales:
+            scale.requires_grad_(learn)
+        return scales
+
+    def constrain(self) -> None:
+        """To be called after an optimizer step on the scales."""
+        for quantizer in self.activation_quantizers().values():
+            quantizer.constrain()
+
+    def folded(self) -> Student:
+        """The student as it is exported: batch normalizations that were kept for training folded in.
+
+        A row's grid scales with its weights, so folding moves no weight by more than a rounding tie.
+        """
+        student = deepcopy(self).eval()
+        graph = student.graph
+        for node in list(graph.graph.nodes):
+            norm = module_of(graph, node)
+            if not isinstance(norm, nn.BatchNorm2d) or node.name not in graph.meta["foldable"]:
+                continue
+            before = node.args[0]
+            layer = module_of(graph, before)
+            assert isinstance(layer, QuantConv2d | QuantLinear)
+            fold_into(layer, norm)
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+        graph.meta["foldable"] = frozenset()
+        graph.delete_all_unused_submodules()
+        graph.recompile()
+        return student
+
+
+def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) -> Student:
+    """Copies the traced teacher into a student whose activation ranges are yet to be found.
+
+    `fold=False` keeps foldable batch normalizations as modules (the originals train them) and
+    `Student.folded()` folds them later. Raises SpecError when an override matches no layer.
+    """
+    shape = fold_bn(teacher)  # placement is decided on the graph that will run
+    placement = place(shape, bits)
+    left = {node.name for node in shape.graph.nodes}
+    norms = [n for n in teacher.graph.nodes if isinstance(module_of(teacher, n), nn.BatchNorm2d)]
+    folded = {node.name: node.args[0].name for node in norms if node.name not in left}
+    graph = shape if fold else deepcopy(teacher)
+    graph.meta["folded"] = folded if fold else {}
+    graph.meta["foldable"] = frozenset() if fold else frozenset(folded)
+    for layer in placement.layers:
+        _replace_layer(graph, layer.name, layer.weight_bits, bits.bias)
+    graph.add_module(QUANTIZERS, nn.Module())
+    nodes = {node.name: node for node in graph.graph.nodes}
+    if not fold:  # a value that folding attributes to the convolution is its batch normalization's
+        nodes.update({layer: nodes[norm] for norm, layer in folded.items()})
+    for name, width in placement.stored.items():
+        _quantize_value(graph, nodes[name], name, width, placement)
+    graph.graph.lint()
+    graph.recompile()
+    return Student(graph, placement, bits)
+
+
+def _replace_layer(graph: fx.GraphModule, name: str, weight_bits: int, bias_bits: int) -> None:
+    parent, _, leaf = name.rpartition(".")
+    layer = graph.get_submodule(name)
+    kind = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
+    setattr(graph.get_submodule(parent), leaf, kind.of(layer, weight_bits, bias_bits))  # type: ignore[arg-type]
+
+
+def _quantize_value(
+    graph: fx.GraphModule, node: fx.Node, name: str, width: int, placement: Placement
+) -> None:
+    """Puts the storing quantizer behind the node, and narrower ones before the readers that ask for less."""
+    readers = [user for user in node.users if user.op != "output" and shape_of_value(graph, user)]
+    ceiling = placement.ceilings.get(name)
+    stored = _insert(graph, node, name, ActivationQuantizer(width, ceiling))
+    for reader in readers:
+        reader.replace_input_with(node, stored)
+    _narrow(graph, stored, name, width, placement, ceiling)
+
+
+def _narrow(
+    graph: fx.GraphModule, value: fx.Node, name: str, width: int, placement: Placement, ceiling: float | None
+) -> None:
+    narrow: dict[int, fx.Node] = {}
+    for reader in list(value.users):
+        if is_passthrough(graph, reader):
+            _narrow(graph, reader, name, width, placement, ceiling)
+            continue
+        asked = placement.read.get((name, reader.name), width)
+        if asked >= width:
+            continue
+        if asked not in narrow:
+            label = name if value.target == f"{QUANTIZERS}.{name}" else f"{name}_{value.name}"
+            narrow[asked] = _insert(graph, value, f"{label}_{asked}bit", ActivationQuantizer(asked, ceiling))
+        reader.replace_input_with(value, narrow[asked])
+
+
+def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: ActivationQuantizer) -> fx.Node:
+    graph.get_submodule(QUANTIZERS).add_module(name, quantizer)
+    with graph.graph.inserting_after(node):
+        new = graph.graph.call_module(f"{QUANTIZERS}.{name}", (node,))
+    new.meta["shape"] = node.meta.get("shape")
+    return new
+
+
+def shape_of_value(graph: fx.GraphModule, reader: fx.Node) -> bool:
+    """Whether the reader reads the values, not only their shape (`sym_size`)."""
+    return shape_of(reader) is not None or is_passthrough(graph, reader)
+
+
+def parameters_in_groups(student: Student) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(weights and biases, activation scales) for optimizers that treat them differently."""
+    scales = {id(q.scale) for q in student.activation_quantizers().values()}
+    rest = [p for p in student.parameters() if id(p) not in scales]
+    return rest, [q.scale for q in student.activation_quantizers().values()]
+
+
+def quantize_images(student: Student, x_NCHW: Tensor) -> Tensor:
+    """Logits of the student without gradients, in evaluation mode."""
+    student.eval()
+    with torch.no_grad():
+        return student(x_NCHW)  # type: ignore[no-any-return]

@@ -1,0 +1,159 @@
+"""The student's layers: convolutions and linear layers on low-bit weights, and activation quantizers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core.fake_quant.affine import (
+    SMALLEST_SCALE,
+    Grid,
+    fake_quantize,
+    symmetric_grid,
+    unsigned_grid,
+    weight_grid,
+)
+from core.fake_quant.observers import Observer
+
+
+class LowBitWeight:
+    """What QuantConv2d and QuantLinear share: a weight and a bias read through their grids.
+
+    The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    bits: int
+    bias_bits: int
+    fixed: Grid | None
+
+    def grid(self) -> Grid:
+        if self.fixed is not None:
+            return self.fixed
+        return weight_grid(self.weight, self.bits, self.bias)
+
+    def fix_grid(self, grid: Grid | None) -> None:
+        """Pins the grid (scale and zero-point [O]); None lets it follow the weight again."""
+        self.fixed = grid
+
+    def low_bit_weight(self) -> Tensor:
+        return fake_quantize(self.weight, self.grid())
+
+    def low_bit_bias(self) -> Tensor | None:
+        """The bias on its own symmetric grid when fewer than 32 bits are asked for.
+
+        At 32 bits the integer kernel's rounding (to input scale × weight scale) is too fine to matter.
+        """
+        if self.bias is None or self.bias_bits == 32:
+            return self.bias
+        return _round_ste(self.bias, symmetric_grid(self.bias.detach().abs().max(), self.bias_bits))
+
+
+class QuantConv2d(LowBitWeight, nn.Conv2d):
+    """A convolution whose weight [O, I/groups, kH, kW] is rounded to `bits` bits at every forward."""
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, bits: int, bias_bits: int = 32) -> QuantConv2d:
+        new = cls(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            layer.bias is not None,
+            device="meta",
+        )
+        _adopt(new, layer, bits, bias_bits)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.low_bit_weight(), self.low_bit_bias())
+
+
+class QuantLinear(LowBitWeight, nn.Linear):
+    """A linear layer whose weight [O, I] is rounded to `bits` bits at every forward."""
+
+    @classmethod
+    def of(cls, layer: nn.Linear, bits: int, bias_bits: int = 32) -> QuantLinear:
+        new = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        _adopt(new, layer, bits, bias_bits)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.low_bit_weight(), self.low_bit_bias())
+
+
+def _adopt(new: QuantConv2d | QuantLinear, layer: nn.Conv2d | nn.Linear, bits: int, bias_bits: int) -> None:
+    new.weight = nn.Parameter(layer.weight.detach().clone())
+    new.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias.detach().clone()))
+    new.bits, new.bias_bits, new.fixed = bits, bias_bits, None
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor to an unsigned grid of `bits` bits, one scale and zero-point for the tensor.
+
+    States: observing (an observer sets the range from each batch), frozen, or learning, where the
+    scale is trained by the LSQ gradient (Esser et al., arXiv 1902.08153, equation 3) while the
+    zero-point stays. `ceiling` is the largest value the range may cover: 6 behind a ReLU6.
+    """
+
+    scale: nn.Parameter
+    zero_point: Tensor
+    calibrated: Tensor
+
+    def __init__(self, bits: int, ceiling: float | None = None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.ceiling = ceiling
+        self.observer: Observer | None = None
+        self.enabled = True
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.register_buffer("zero_point", torch.zeros(()))
+        self.register_buffer("calibrated", torch.tensor(False))
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
+
+    def grid(self) -> Grid:
+        return Grid(self.scale.detach(), self.zero_point, 0, self.high)
+
+    @torch.no_grad()
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        if self.ceiling is not None:
+            high = high.clamp(max=self.ceiling)
+        grid = unsigned_grid(low, high, self.bits)
+        self.scale.copy_(grid.scale)
+        self.zero_point.copy_(grid.zero_point)
+        self.calibrated.fill_(True)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Brings a learned scale back to where it may be."""
+        largest = self.ceiling / self.high if self.ceiling is not None else None
+        self.scale.clamp_(min=SMALLEST_SCALE, max=largest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.set_range(*self.observer(x.detach(), self.bits))
+        if not self.enabled:
+            return x
+        if self.scale.requires_grad:
+            factor = 1.0 / (x.numel() / x.shape[0] * self.high) ** 0.5
+            return torch._fake_quantize_learnable_per_tensor_affine(
+                x, self.scale.view(1), self.zero_point.view(1), 0, self.high, factor
+            )
+        return fake_quantize(x, self.grid())
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
+
+
+def _round_ste(x: Tensor, grid: Grid) -> Tensor:
+    # The native kernels stop at 2^31 steps only for int32 grids; a bias of up to 31 bits is rounded here.
+    rounded = torch.round(x.detach() / grid.scale).clamp(grid.low, grid.high) * grid.scale
+    return x + (rounded - x.detach())

@@ -1,0 +1,216 @@
+"""Where quantizers stand on a graph, as the integer runtime needs them (docs/architecture/core.md).
+
+The rules, for a graph whose batch normalizations are folded:
+
+- A convolution or linear layer reads its input at the activation width; the network's input image
+  and the input of the last linear layer are read at 8 bits.
+- Additions, concatenations, average pooling and every other operator read at 8 bits
+  (`residual: "shared"` lets an addition read at the width of a convolution that reads the same tensor).
+- An activation function that only clips (ReLU, ReLU6) belongs to the operator before it: their
+  common result is one tensor.
+- Operators that only move values (max-pooling, reshape, slice, zero padding …) pass the codes through.
+
+So each tensor is stored once, at the widest width that any reader asks for, and a reader that asks
+for less gets a second, narrower quantizer behind the first: exactly what the exported file does.
+The logits are not quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from core.errors import SpecError
+from core.networks.graph import module_of, shape_of
+from core.spec import BitSpec
+
+aten = torch.ops.aten
+
+WIDE = 8  # bits at which everything but convolutions and linear layers reads
+
+CLIPS: dict[Any, float | None] = {aten.relu.default: None, aten.hardtanh.default: 6.0}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlacement:
+    """One weighted layer: its weight's width, and the width at which it reads its input."""
+
+    name: str
+    kind: str
+    weight_bits: int
+    activation_bits: int
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Placement:
+    """Which widths were decided. `stored` maps a node's name to the width its value is kept at;
+    `ceilings` to the largest value it can have; `read` maps (node, reader) to the width asked for."""
+
+    layers: list[LayerPlacement] = field(default_factory=list)
+    stored: dict[str, int] = field(default_factory=dict)
+    ceilings: dict[str, float] = field(default_factory=dict)
+    read: dict[tuple[str, str], int] = field(default_factory=dict)
+    input_bits: int = WIDE
+    last_input_bits: int = WIDE
+    residual: str = "8"
+
+
+def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
+    """Decides every width. Raises SpecError when an override matches no layer."""
+    layers = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d | nn.Linear)]
+    if not layers:
+        raise SpecError("The network has no convolution or linear layer to quantize.", code="nothing_to_quantize")
+    _refuse_idle_overrides(bits, [str(node.target) for node in layers])
+    placement = Placement(residual=str(bits.residual))
+    wanted = {node: _layer(graph, node, layers, bits, placement) for node in layers}
+    for node in graph.graph.nodes:
+        if not _is_stored(graph, node):
+            continue
+        demands = dict(_demands(graph, node, wanted))
+        if not demands:
+            continue
+        if bits.residual == "shared":
+            _share(demands, wanted)
+        placement.stored[node.name] = max(demands.values())
+        placement.read.update({(node.name, reader.name): width for reader, width in demands.items()})
+        ceiling = CLIPS.get(node.target)
+        if ceiling is not None:
+            placement.ceilings[node.name] = ceiling
+    return placement
+
+
+def is_passthrough(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the operator only moves values of its first argument, so that codes pass through it."""
+    if node.target is aten.pad.default:
+        mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+        value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value", None)
+        return mode == "constant" and not value
+    if node.target is aten.constant_pad_nd.default:
+        return len(node.args) < 3 or not node.args[2]
+    return node.target in PASSTHROUGH or _is_getitem_of_split(node)
+
+
+PASSTHROUGH: frozenset[Any] = frozenset(
+    {
+        aten.max_pool2d.default,
+        aten.reshape.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.chunk.default,
+    }
+)
+_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+
+
+def _is_getitem_of_split(node: fx.Node) -> bool:
+    source = node.args[0] if node.args else None
+    return (
+        node.op == "call_function"
+        and getattr(node.target, "__name__", "") == "getitem"
+        and isinstance(source, fx.Node)
+        and source.target in _SPLITS
+    )
+
+
+def clip_before(node: fx.Node) -> fx.Node | None:
+    """The clipping activation that belongs to this operator: its only reader."""
+    if len(node.users) != 1:
+        return None
+    (reader,) = node.users
+    if reader.target is aten.relu.default:
+        return reader
+    if reader.target is aten.hardtanh.default and tuple(reader.args[1:3]) in ((0.0, 6.0), (0, 6)):
+        return reader
+    return None
+
+
+def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the node's value is a tensor of its own: not moved, not clipped next, not a parameter."""
+    if node.op in ("output", "get_attr") or shape_of(node) is None:
+        return False
+    if is_passthrough(graph, node) or depends_on_parameters_only(node):
+        return False
+    return clip_before(node) is None or node.op == "placeholder"
+
+
+def depends_on_parameters_only(node: fx.Node) -> bool:
+    """Whether the value is the same for every input image."""
+    if node.op == "get_attr":
+        return True
+    if node.op == "placeholder" or not node.all_input_nodes:
+        return False
+    return all(depends_on_parameters_only(source) for source in node.all_input_nodes)
+
+
+def _demands(
+    graph: fx.GraphModule, node: fx.Node, wanted: dict[fx.Node, int]
+) -> Iterator[tuple[fx.Node, int]]:
+    """(reader, width) of everything that reads the node's values, also behind pass-through operators."""
+    for reader in node.users:
+        if reader.op == "output" or (shape_of(reader) is None and not is_passthrough(graph, reader)):
+            continue  # the logits, and operators that only ask for the shape
+        if is_passthrough(graph, reader):
+            yield from _demands(graph, reader, wanted)
+        else:
+            yield reader, wanted.get(reader, WIDE)
+
+
+def _share(demands: dict[fx.Node, int], wanted: dict[fx.Node, int]) -> None:
+    """`residual: "shared"`: additions read what the convolutions beside them read."""
+    widths = [width for reader, width in demands.items() if reader in wanted]
+    if widths:
+        demands.update({r: max(widths) for r in demands if r.target is aten.add.Tensor})
+
+
+def _layer(
+    graph: fx.GraphModule, node: fx.Node, layers: list[fx.Node], bits: BitSpec, placement: Placement
+) -> int:
+    """Records the layer's widths; returns the width at which it reads its input."""
+    module = module_of(graph, node)
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    name, override = str(node.target), bits.for_layer(str(node.target))
+    edge = node is layers[0] or node is layers[-1]
+    weight = override.weight or (bits.first_last if edge and bits.first_last else bits.weight)
+    reads_image = all(source.op == "placeholder" for source in node.all_input_nodes)
+    wide = reads_image or (node is layers[-1] and isinstance(module, nn.Linear))
+    activation = override.activation or (WIDE if wide else bits.activation)
+    if reads_image:
+        placement.input_bits = activation
+    if node is layers[-1]:
+        placement.last_input_bits = activation
+    kind = "linear" if isinstance(module, nn.Linear) else _kind_of_convolution(module)
+    if not any(known.name == name for known in placement.layers):
+        placement.layers.append(LayerPlacement(name, kind, weight, activation, tuple(module.weight.shape)))
+    return activation
+
+
+def _kind_of_convolution(module: nn.Conv2d) -> str:
+    if module.groups == 1:
+        return "conv"
+    return "depthwise" if module.groups == module.in_channels else "grouped"
+
+
+def _refuse_idle_overrides(bits: BitSpec, names: list[str]) -> None:
+    from fnmatch import fnmatchcase
+
+    for pattern in bits.overrides:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(names[:5])
+            raise SpecError(
+                f"The override {pattern!r} matches no layer. The layers are named: {some}, …",
+                code="override_matches_nothing",
+                field="bits.overrides",
+            )
