@@ -37,6 +37,9 @@ class BlobWriter(Protocol):
     @property
     def size(self) -> int: ...
     def write(self, data: bytes | memoryview) -> None: ...
+    def sync(self) -> None:
+        """Makes the bytes durable: the slow half of `commit`, which does it if nobody has."""
+
     def commit(self) -> BlobRef:
         """Makes the bytes durable and visible under their sha256, at once."""
 
@@ -93,9 +96,13 @@ class LocalBlobWriter:
         while rest:  # a raw file may write less than it was given
             rest = rest[self._file.write(rest) :]
 
+    def sync(self) -> None:
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
     def commit(self) -> BlobRef:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self.sync()
         final = self._store.place(self.sha256)
         final.parent.mkdir(parents=True, exist_ok=True)
         self._temporary.replace(final)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
+from store.errors import Unavailable
 from store.job_repository import JobRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
+
+log = logging.getLogger(__name__)
 
 # An execution option: this transaction is going to write.
 _WRITES = "zsq_writes"
@@ -70,6 +75,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What no query can help, as one error of our own: callers need not know SQLAlchemy."""
+    try:
+        yield
+    except (OperationalError, ProgrammingError, InterfaceError, TimeoutError) as error:
+        log.warning("the database failed: %s", error)
+        raise Unavailable("The database cannot be reached, or lacks its tables. Try again soon.") from error
+
+
 class UnitOfWork:
     """The repositories of one transaction. Rows stay readable after it."""
 
@@ -79,10 +94,6 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
-
-    def flush(self) -> None:
-        """Sends what was added, so that the database checks it now. Raises IntegrityError."""
-        self._session.flush()
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes.
@@ -112,18 +123,23 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
-        with Session(self.engine, expire_on_commit=False) as session:
+        """Raises Unavailable when the database cannot be reached; so does `write`."""
+        with _reached(), Session(self.engine, expire_on_commit=False) as session:
             yield UnitOfWork(session)
 
     @contextmanager
     def write(self) -> Iterator[UnitOfWork]:
-        with Session(self.writing_engine, expire_on_commit=False) as session, session.begin():
+        with (
+            _reached(),
+            Session(self.writing_engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield UnitOfWork(session)
 
     def ping(self) -> None:
-        """Raises SQLAlchemyError when the database cannot be reached or has no tables yet."""
-        with self.engine.connect() as connection:
-            connection.execute(text("SELECT 1 FROM job LIMIT 1"))
+        """Raises Unavailable when the database cannot be reached or has no tables yet."""
+        with self.read() as work:
+            work.jobs.get("")
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -3,7 +3,8 @@
     StoreError           code, detail
     ├── InUse            a checkpoint or dataset that an unfinished job needs cannot be deleted
     ├── AlreadyEnded     a job that has ended cannot be canceled
-    └── BlobMissing      the database names bytes that the blob store does not have
+    ├── BlobMissing      the database names bytes that the blob store does not have
+    └── Unavailable      the database cannot be reached, or is too busy; trying again may help
 
 HTTP status codes live in `api/errors.py` alone.
 """
@@ -30,3 +31,7 @@ class AlreadyEnded(StoreError):
 
 class BlobMissing(StoreError):
     default_code = "blob_missing"
+
+
+class Unavailable(StoreError):
+    default_code = "service_unavailable"

@@ -96,7 +96,7 @@ class JobRepository:
     # --- the owner's side
 
     def add(self, row: Job) -> Job:
-        """Raises IntegrityError when its checkpoint or dataset was deleted meanwhile."""
+        """Its checkpoint and dataset must be held (`hold`), else the database may refuse it."""
         self._session.add(row)
         self._session.flush()
         self._tell(row.id, "status", {"status": row.status})

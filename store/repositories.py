@@ -40,6 +40,11 @@ class UploadRepository(Generic[UploadRow]):
             query = query.where(self.table.owner == owner)
         return self._session.scalars(query).one_or_none()
 
+    def hold(self, id: str, owner: str) -> UploadRow | None:
+        """As `get`, and nobody deletes it until this transaction ends."""
+        query = select(self.table).where(self.table.id == id, self.table.owner == owner)
+        return self._session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()
+
     def by_fingerprint(self, fingerprint: str) -> UploadRow | None:
         query = select(self.table).where(self.table.fingerprint == fingerprint)
         return self._session.scalars(query).one_or_none()

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import SQLAlchemyError
 
 from store.database import Database, make_engine
+from store.errors import Unavailable
 from store.tables import new_id
 
 
@@ -16,7 +16,7 @@ def test_postgresql_is_spoken_with_the_installed_driver() -> None:
 
 def test_a_database_without_tables_does_not_answer_pings(tmp_path: Path) -> None:
     database = Database(make_engine(f"sqlite:///{tmp_path / 'zsq.db'}"))
-    with pytest.raises(SQLAlchemyError):
+    with pytest.raises(Unavailable):
         database.ping()
 
 

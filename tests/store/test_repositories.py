@@ -81,11 +81,9 @@ def test_a_job_cannot_slip_in_beside_a_deletion(database: Database) -> None:
     """Whichever comes first wins: never a queued job without its checkpoint."""
 
     def insert(id: str) -> str | None:
-        try:
-            with database.write() as work:
-                return work.jobs.add(job(id)).id
-        except IntegrityError:
-            return None
+        with database.write() as work:
+            found = work.checkpoints.hold(id, "local")
+            return None if found is None else work.jobs.add(job(id)).id
 
     def delete(id: str) -> bool:
         try:
