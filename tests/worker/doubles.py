@@ -1,0 +1,106 @@
+"""What a child may do in place of core, by "module:function" name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.context import RunContext
+from core.errors import CheckpointError, Diverged
+
+PREFIX = "tests.worker.doubles:"
+
+
+def succeed(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    with context.phase("training"):
+        # A real operator: it hangs if the forkserver ran one before the fork.
+        loss = float((torch.ones(64, 64) @ torch.ones(64, 64)).mean())
+        context.step(3, 4, {"loss": loss, "broken": float("nan")})
+    return {"echo": payload, "seed": context.seed, "threads": torch.get_num_threads()}
+
+
+def quantize(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Writes one artifact."""
+    with context.phase("exporting"):
+        data = Path(payload["checkpoint"]["path"]).read_bytes()
+        path = Path(payload["output"]) / "model.onnx"
+        path.write_bytes(b"onnx of " + data)
+    artifact = {"name": "model.onnx", "path": str(path), "media_type": "application/octet-stream"}
+    return {"report": {"bits": payload["spec"]["bits"]}, "artifacts": [artifact]}
+
+
+def name_a_foreign_file(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    return {
+        "report": {},
+        "artifacts": [{"name": "passwd", "path": "/etc/passwd", "media_type": "text/plain"}],
+    }
+
+
+def inspect(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    return {"bytes": len(Path(payload["path"]).read_bytes())}
+
+
+def refuse(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    raise CheckpointError("No weights in it.", code="empty_file", field="file")
+
+
+def diverge(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    raise Diverged("The losses became infinite.")
+
+
+def stumble(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    raise KeyError("/secret/path")
+
+
+def exhaust_memory(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    return {"bytes": torch.empty(1 << 40, dtype=torch.uint8).numel()}
+
+
+def kill_itself(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def segfault(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    ctypes.string_at(0)
+    return {}
+
+
+def leave(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    os._exit(0)
+
+
+def run_until_told(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Stops as soon as it is asked, or at its deadline."""
+    _tell_pid(payload)
+    with context.phase("training"):
+        while True:
+            context.step(1, 2, {"pid": float(os.getpid())})
+            time.sleep(0.02)
+
+
+def ignore_everything(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Neither hears a cancel nor minds its deadline; SIGTERM only if `mind_sigterm`."""
+    _tell_pid(payload)
+    if not payload.get("mind_sigterm"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with context.phase("training"):
+        while True:
+            time.sleep(0.02)
+
+
+def show_environment(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    return {"environment": dict(os.environ)}
+
+
+def _tell_pid(payload: dict[str, Any]) -> None:
+    if "pid_file" in payload:
+        partial = Path(payload["pid_file"] + ".part")
+        partial.write_text(str(os.getpid()))
+        partial.rename(payload["pid_file"])

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from store import queue
+from worker.app import app
+from worker.settings import WorkerSettings
+from worker.tasks import quantize
+
+
+def test_every_message_has_a_handler_and_a_queue() -> None:
+    names = {value for name, value in vars(queue).items() if name.isupper() and str(value).startswith("zsq.")}
+    queues = {queue.DEVICE_QUEUE, queue.CONTROL_QUEUE}
+    assert quantize.name in names
+    for name in names - queues:
+        assert name in app.tasks
+        assert app.amqp.router.route({}, name)["queue"].name == queue.ROUTES[name]
+
+
+def test_a_message_is_not_delivered_twice_while_the_longest_job_runs() -> None:
+    timeout = app.conf.broker_transport_options["visibility_timeout"]
+    assert timeout > WorkerSettings().job_seconds
+
+
+def test_jobs_may_start_processes() -> None:
+    assert app.conf.worker_pool == "threads"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="device"):
+        WorkerSettings(device=device)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from tests.worker.doubles import PREFIX
+from tests.worker.world import World
+from worker.inspections import inspect
+
+
+def test_a_good_file_becomes_ready_and_wakes_its_jobs(world: World) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    job_id = world.job(checkpoint_id)
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.inspection) == ("ready", {"bytes": 5})
+    assert world.queue.sent == [("quantize", job_id)]
+
+
+def test_a_bad_file_is_rejected_with_its_jobs(world: World) -> None:
+    dataset_id = world.dataset(state="pending")
+    job_id = world.job(dataset_id=dataset_id)
+    inspect(world.services, "dataset", dataset_id, entry=PREFIX + "refuse")
+    row = world.change(lambda work: work.datasets.get(dataset_id))
+    assert (row.state, row.error["code"]) == ("rejected", "empty_file")
+    error = world.look(job_id).error
+    assert error is not None and error["code"] == "dataset_rejected"
+
+
+def test_a_file_that_crashes_its_reader_is_rejected(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "segfault")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.error["code"]) == ("rejected", "worker_crashed")
+
+
+def test_a_file_whose_bytes_are_gone_is_rejected(world: World) -> None:
+    checkpoint_id = world.checkpoint(b"gone", state="pending")
+    world.services.blobs.delete(world.blob(b"gone"))
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.error["code"]) == ("rejected", "blob_missing")
+
+
+def test_a_stopping_worker_leaves_the_file_to_another(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    world.services.stopping.set()
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "ignore_everything")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert row.state == "pending"
+    assert world.queue.sent == [("inspect_checkpoint", checkpoint_id)]
+
+
+def test_what_is_decided_or_deleted_is_left_alone(world: World) -> None:
+    ready = world.checkpoint()
+    inspect(world.services, "checkpoint", ready, entry=PREFIX + "refuse")
+    inspect(world.services, "checkpoint", "ckpt_none", entry=PREFIX + "refuse")
+    assert world.change(lambda work: work.checkpoints.get(ready)).state == "ready"
