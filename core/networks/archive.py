@@ -19,8 +19,14 @@ _NESTED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".zst")
 _ENCRYPTED = 0x1
 
 
-def checked_members(path: Path, error: type[InputError]) -> list[zipfile.ZipInfo]:
-    """Every file of the zip at `path`; raises `error` for a broken, bomb-like or tricky archive."""
+def checked_members(
+    path: Path, error: type[InputError], code: str = "unsupported_format"
+) -> list[zipfile.ZipInfo]:
+    """Every file of the zip at `path`, in the archive's order.
+
+    Raises `error` with truncated_file for a broken archive, archive_bomb for one that would unpack to
+    too much, and `code` for one with unusable members (paths that leave it, passwords, duplicates).
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -40,9 +46,9 @@ def checked_members(path: Path, error: type[InputError]) -> list[zipfile.ZipInfo
         raise _bomb(error, "its members overlap: together they claim more bytes than the file has")
     seen: set[str] = set()
     for member in members:
-        _check_member(member, error)
+        _check_member(member, error, code)
         if member.filename in seen:
-            raise error(f"The archive holds {member.filename!r} twice.", code="unsupported_format")
+            raise error(f"The archive holds {member.filename!r} twice.", code=code)
         seen.add(member.filename)
     return [member for member in members if not member.is_dir()]
 
@@ -53,14 +59,12 @@ def is_unsafe_path(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name[:3]
 
 
-def _check_member(member: zipfile.ZipInfo, error: type[InputError]) -> None:
+def _check_member(member: zipfile.ZipInfo, error: type[InputError], code: str) -> None:
     name = member.filename
     if is_unsafe_path(name):
-        raise error(
-            f"The archive holds a member with a path that leaves it: {name!r}.", code="unsupported_format"
-        )
+        raise error(f"The archive holds a member with a path that leaves it: {name!r}.", code=code)
     if member.flag_bits & _ENCRYPTED:
-        raise error("The archive is encrypted. Upload it without a password.", code="unsupported_format")
+        raise error("The archive is encrypted. Upload it without a password.", code=code)
     if name.lower().endswith(_NESTED):
         raise _bomb(error, f"it holds another archive, {name!r}; upload its contents instead")
     if member.file_size > RATIO_FREE_BYTES + MAX_RATIO * member.compress_size:
