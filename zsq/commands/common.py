@@ -1,0 +1,66 @@
+"""Options that many commands take, and the group that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from zsq.client import DEFAULT_SERVER, Client
+from zsq.errors import ClientError
+from zsq.models import Failure
+from zsq.terminal import console, print_error
+
+Server = Annotated[
+    str,
+    typer.Option("--server", envvar="ZSQ_SERVER_URL", help="Where zsq runs.", show_default=DEFAULT_SERVER),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the server's own answer, as JSON.")]
+
+
+class Group(TyperGroup):
+    """Says what went wrong on standard error and exits with 1: no trace for what is no defect here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClientError as error:
+            print_error(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print_error(ClientError(f"{error.filename}: {error.strerror}"))
+        except TimeoutError as error:
+            print_error(ClientError(str(error)))
+        raise typer.Exit(1)
+
+
+def new_group(help_text: str) -> typer.Typer:
+    return typer.Typer(help=help_text, no_args_is_help=True, cls=Group)
+
+
+def print_json(data: Any) -> None:
+    console().print_json(data=data)
+
+
+def print_rows(headers: list[str], rows: list[list[str]], empty: str) -> None:
+    out = console()
+    if not rows:
+        out.print(empty)
+        return
+    table = Table(box=None, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, markup=False)
+
+
+def failure_text(error: Failure | None) -> str:
+    return f"{error.detail} ({error.code})" if error else ""
+
+
+def connect(server: str) -> Client:
+    return Client(server)

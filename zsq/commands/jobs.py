@@ -1,0 +1,121 @@
+"""`zsq jobs`: list, show, watch, cancel, report, download."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsq.client import DEFAULT_SERVER, Client
+from zsq.commands.common import Json, Server, connect, failure_text, new_group, print_json, print_rows
+from zsq.errors import JobNotSucceeded
+from zsq.models import Job
+from zsq.report_view import print_report
+from zsq.terminal import JobProgress, console
+
+jobs = new_group("Quantization jobs.")
+
+
+@jobs.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, canceled.")] = None,
+    method: Annotated[str | None, typer.Option(help="For example zaq.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's id.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1)] = 20,
+    as_json: Json = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List jobs, newest first."""
+    with connect(server) as client:
+        found = list(islice(client.jobs(status=status, method=method, checkpoint_id=checkpoint), limit))
+    if as_json:
+        print_json([dict(job.raw) for job in found])
+        return
+    rows = [
+        [
+            job.id,
+            job.status,
+            f"{job.progress.fraction:.0%}",
+            job.method or "",
+            job.created_at.strftime("%Y-%m-%d %H:%M:%SZ") if job.created_at else "",
+            failure_text(job.error),
+        ]
+        for job in found
+    ]
+    print_rows(["id", "status", "done", "method", "created", "error"], rows, "No jobs yet.")
+
+
+@jobs.command("show")
+def show(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+    """Show one job as the server sees it."""
+    with connect(server) as client:
+        print_json(dict(client.job(job_id).raw))
+
+
+@jobs.command("watch")
+def watch(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+    """Follow a job until it ends; exits 0 only when it succeeded."""
+    with connect(server) as client:
+        job = follow(client, job_id)
+        print_report(console(), client.report(job_id), job.method or "")
+
+
+@jobs.command("cancel")
+def cancel(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+    """Ask a job to stop."""
+    with connect(server) as client:
+        job = client.cancel(job_id)
+    console().print(f"{job.id}: {job.status}" + ("" if job.ended else ", stopping"))
+
+
+@jobs.command("report")
+def report(job_id: str, as_json: Json = False, server: Server = DEFAULT_SERVER) -> None:
+    """Show a job's report."""
+    with connect(server) as client:
+        found = client.report(job_id)
+        if as_json:
+            print_json(found)
+        else:
+            print_report(console(), found, client.job(job_id).method or "")
+
+
+@jobs.command("download")
+def download(
+    job_id: str,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="For example model.onnx; all when left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.", file_okay=False)] = Path(),
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Download a job's files; goes on where an earlier download stopped."""
+    with connect(server) as client:
+        for path in fetch(client, job_id, names or None, out):
+            console().print(str(path), markup=False)
+
+
+def fetch(client: Client, job_id: str, names: list[str] | None, out: Path) -> list[Path]:
+    """Downloads the artifacts `names` (None: all there are) into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = names if names is not None else [artifact.name for artifact in client.artifacts(job_id)]
+    return [client.download(job_id, name, out / name) for name in chosen]
+
+
+def follow(client: Client, job_id: str) -> Job:
+    """Shows a job until it ends. Raises `JobNotSucceeded`; on Ctrl-C says how to go on and exits 130."""
+    try:
+        with JobProgress(console()) as progress:
+            job = client.wait(job_id, on_change=progress.show)
+    except KeyboardInterrupt:
+        at = "" if client.base_url == DEFAULT_SERVER else f" --server {client.base_url}"
+        typer.echo(
+            f"\nThe job goes on. Watch it:  zsq jobs watch {job_id}{at}\n"
+            f"Stop it:                    zsq jobs cancel {job_id}{at}",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    if job.status != "succeeded":
+        raise JobNotSucceeded(job)
+    return job
