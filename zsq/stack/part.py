@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from zsq.stack import attached
@@ -67,12 +67,11 @@ class Part:
         if self._process is not None and self.ended() is None:
             self._process.terminate()
 
-    def finish(self, patience: float) -> None:
-        """Waits so many seconds for its end, then kills it and all it has started."""
+    def finish(self, patient: Callable[[], bool] = lambda: False) -> None:
+        """Waits for its end as long as `patient` says so, then kills it and all it has started."""
         if self._process is None:
             return
-        end = time.monotonic() + patience
-        while self.ended() is None and time.monotonic() < end:
+        while self.ended() is None and patient():
             time.sleep(0.02)
         if self.ended() is None:
             self._kill_group()

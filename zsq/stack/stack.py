@@ -150,7 +150,8 @@ class Stack:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise StackError(
-                    f"Another zsq is running on {self.data_dir}. Stop it, or set ZSQ_DATA_DIR to another folder."
+                    f"Another zsq is running on {self.data_dir}. "
+                    "Stop it, or set ZSQ_DATA_DIR to another folder."
                 ) from None
             yield
 
@@ -198,7 +199,7 @@ class Stack:
         try:
             self._await(lambda: migration.ended() is not None, lambda: "The migrations do not end.")
         finally:
-            migration.finish(0)
+            migration.finish()
         if migration.ended() != 0:
             raise StackError(f"The database cannot be migrated.\n{migration.last_words()}")
 
@@ -226,22 +227,21 @@ class Stack:
             delay = restarts.died(now)
             if delay is None:
                 raise StackError(
-                    f"{name} keeps dying ({ending(code)}), so zsq stops. The end of {part.log}:\n{part.last_words()}"
+                    f"{name} keeps dying ({ending(code)}), so zsq stops. "
+                    f"The end of {part.log}:\n{part.last_words()}"
                 )
             self._say(f"zsq: {name} died ({ending(code)}); restarting it in {delay:g} s. Log: {part.log}")
 
     def _stop_parts(self) -> None:
         # The broker last: workers hand their jobs back through it.
-        parts = [part for name, part in self._parts.items() if name != "broker"]
-        parts += [part for name, part in self._parts.items() if name == "broker"]
+        served = [part for name, part in self._parts.items() if name != "broker"]
+        broker = [part for name, part in self._parts.items() if name == "broker"]
         end = time.monotonic() + STOP_SECONDS
-        for part in parts[:-1] if self._broker_url is None else parts:
-            part.terminate()
-        for part in parts:
-            part.terminate()
-            while part.ended() is None and time.monotonic() < end and not self._hurried.wait(0.02):
-                pass
-            part.finish(0)
+        for parts in (served, broker):
+            for part in parts:
+                part.terminate()
+            for part in parts:
+                part.finish(lambda: time.monotonic() < end and not self._hurried.is_set())
 
 
 class _Stopped(Exception):
