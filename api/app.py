@@ -1,0 +1,54 @@
+"""The application: `create_app()` wires routes, errors and resources together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from api import errors, openapi
+from api.body_limit import BodyLimit
+from api.deps import Resources
+from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, web
+from api.settings import ApiSettings
+from store.blobs import make_blobs
+from store.database import Database
+from store.queue import Queue
+
+# Uploads write often: what has not grown for a day belongs to no one.
+_ABANDONED_SECONDS = 24 * 3600.0
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: ApiSettings = app.state.settings
+    blobs = make_blobs(settings.blobs_url)
+    blobs.remove_abandoned(_ABANDONED_SECONDS)
+    app.state.resources = resources = Resources(
+        Database.from_settings(settings), blobs, Queue(settings.broker_url)
+    )
+    try:
+        yield
+    finally:
+        resources.queue.close()
+        resources.database.dispose()
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    app = FastAPI(
+        title="zsq",
+        version="1",
+        description="Zero-shot quantization: a full-precision checkpoint in, a low-bit ONNX file out.",
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings or ApiSettings()
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimit)
+    for routes in (checkpoints, datasets, jobs, artifacts, catalogue, health, web):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
+    return app

@@ -1,0 +1,254 @@
+"""Every error as an HTTP answer: the only place where status codes stand.
+
+    ApiError                     the request itself, before core or store have a say
+    ├── Invalid                  422, with every fault located in `errors`
+    ├── NotFound                 404
+    ├── NotReady                 409  the job has not produced this (yet)
+    ├── MalformedRequest         400
+    ├── PayloadTooLarge          413
+    ├── UnsupportedMediaType     415
+    └── RangeNotSatisfiable      416
+
+All answers are `application/problem+json` (RFC 9457): type, title, status, detail, code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from core import errors as core
+from store import errors as store
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One fault. `field` is dotted (`bits.weight`) and empty when the whole request is meant."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable and for programs, `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] | None = None
+
+
+class ApiError(Exception):
+    code = "bad_request"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.code
+        self.errors = list(errors)
+        self.headers = headers
+
+
+class Invalid(ApiError):
+    code = "validation_error"
+
+    @classmethod
+    def one(cls, field: str, code: str, detail: str) -> Invalid:
+        fault = FieldError(field=field, code=code, detail=detail)
+        return cls(f"{field}: {detail}", code=code, errors=[fault])
+
+    @classmethod
+    def from_pydantic(cls, found: Iterable[Mapping[str, Any]]) -> Invalid:
+        """From the `errors()` of a pydantic ValidationError. What was sent is not repeated."""
+        errors = [_field_error(each) for each in found]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        first = errors[0]
+        where = f"{first.field}: " if first.field else ""
+        # One fault with a name of its own names the whole answer.
+        own = first.code if len(errors) == 1 and first.code in OWN_CODES else None
+        return cls(f"{where}{first.detail}{more}", code=own, errors=errors)
+
+
+class NotFound(ApiError):
+    code = "not_found"
+
+
+class NotReady(ApiError):
+    code = "not_ready"
+
+
+class MalformedRequest(ApiError):
+    code = "malformed_request"
+
+
+class PayloadTooLarge(ApiError):
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(ApiError):
+    code = "unsupported_media_type"
+
+
+class RangeNotSatisfiable(ApiError):
+    code = "range_not_satisfiable"
+
+
+OWN_CODES = frozenset({"unknown_architecture", "empty_file"})
+
+# The nearest class in an error's family decides.
+STATUS: Mapping[type[Exception], HTTPStatus] = {
+    ApiError: HTTPStatus.BAD_REQUEST,
+    Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotFound: HTTPStatus.NOT_FOUND,
+    NotReady: HTTPStatus.CONFLICT,
+    MalformedRequest: HTTPStatus.BAD_REQUEST,
+    PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    core.ZsqError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    core.InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    core.SpecError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    core.CheckpointError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    core.ArchitectureError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    core.DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    core.RunError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    core.Diverged: HTTPStatus.INTERNAL_SERVER_ERROR,
+    core.OutOfMemory: HTTPStatus.INTERNAL_SERVER_ERROR,
+    core.ExportError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    core.Stopped: HTTPStatus.CONFLICT,
+    core.Canceled: HTTPStatus.CONFLICT,
+    core.DeadlineExceeded: HTTPStatus.CONFLICT,
+    store.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    store.InUse: HTTPStatus.CONFLICT,
+    store.AlreadyEnded: HTTPStatus.CONFLICT,
+    store.BlobMissing: HTTPStatus.INTERNAL_SERVER_ERROR,
+    store.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+# For the errors that the router itself makes.
+_CODES = {
+    HTTPStatus.BAD_REQUEST: "malformed_request",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
+}
+
+
+def status_of(error: Exception) -> HTTPStatus:
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem(
+    status: HTTPStatus,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+    **extensions: Any,
+) -> JSONResponse:
+    """The one envelope; `extensions` are further members, as RFC 9457 allows."""
+    body = Problem(
+        type=f"urn:zsq:problem:{code}",
+        title=code.replace("_", " ").capitalize(),
+        status=status,
+        detail=detail,
+        code=code,
+        errors=list(errors) or None,
+    )
+    content = body.model_dump(exclude_none=True) | extensions
+    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def _field_error(found: Mapping[str, Any]) -> FieldError:
+    location = [str(part) for part in found["loc"]]
+    if location[:1] in (["body"], ["query"], ["path"], ["header"]):
+        location = location[1:]
+    if location[:1] == ["method"] and len(location) > 1:
+        del location[1]  # the union's tag: `method.zaq.alpha` was sent as `method.alpha`
+    detail = str(found["msg"]).removeprefix("Value error, ")
+    return FieldError(field=".".join(location), code=found["type"], detail=detail)
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return problem(status_of(error), error.code, error.detail, errors=error.errors, headers=error.headers)
+
+
+async def _on_core_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, core.ZsqError)
+    fields = [FieldError(field=error.field, code=error.code, detail=error.detail)] if error.field else []
+    return problem(status_of(error), error.code, error.detail, errors=fields)
+
+
+async def _on_store_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, store.StoreError)
+    status = status_of(error)
+    later = {"Retry-After": "2"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(status, error.code, error.detail, headers=later)
+
+
+async def _on_request_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(each["type"] == "json_invalid" for each in found):
+        return await _on_api_error(request, MalformedRequest("The body is not valid JSON."))
+    return await _on_api_error(request, Invalid.from_pydantic(found))
+
+
+async def _on_router_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = _CODES.get(status, status.name.lower())
+    detail = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here.",
+    }.get(status, str(error.detail))
+    return problem(status, code, detail, headers=error.headers)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    log.info("%s %s: the client went away", request.method, request.url.path)
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _on_anything_else(request: Request, error: Exception) -> Response:
+    # Starlette logs the traceback; the caller learns nothing of the inside.
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here. It has been logged."
+    )
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(core.ZsqError, _on_core_error)
+    app.add_exception_handler(store.StoreError, _on_store_error)
+    app.add_exception_handler(RequestValidationError, _on_request_validation)
+    app.add_exception_handler(HTTPException, _on_router_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_anything_else)

@@ -1,0 +1,1 @@
+"""Calls by subject; thin: they name the wire shapes and hand over to `api.services`."""

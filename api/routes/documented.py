@@ -1,0 +1,61 @@
+"""What FastAPI cannot see for itself: the problems that a call answers with, and streamed bodies."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import AfterValidator, BaseModel
+
+from api.errors import NotFound, Problem
+
+
+def _id(text: str) -> str:
+    # An id that cannot be ours is one that is not there; PostgreSQL would refuse null characters.
+    if not re.fullmatch(r"\w{1,64}", text, re.ASCII):
+        raise NotFound("There is nothing with such an id.")
+    return text
+
+
+IdPath = Annotated[str, AfterValidator(_id)]
+Limit = Annotated[int, Query(ge=1, le=200, description="How many items a page holds.")]
+After = Annotated[str | None, Query(pattern="^[0-9A-Za-z_]{1,64}$", description="`next` of the page before.")]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route; 500 and 503 belong to every one."""
+    every = (*statuses, 500, 503)
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in every}
+
+
+def streamed(fields: type[BaseModel], *, raw: bool, optional_files: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The `openapi_extra` of an upload: the form, and with `raw` the body with its query."""
+    schema = fields.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = {
+        "type": "object",
+        "properties": {
+            **schema["properties"],
+            **dict.fromkeys(("file", *optional_files), binary),
+        },
+        "required": ["file", *schema.get("required", [])],
+        "additionalProperties": False,
+    }
+    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
+    extra: dict[str, Any] = {"requestBody": {"required": True, "content": content}}
+    if raw:
+        content["application/octet-stream"] = {"schema": binary}
+        extra["parameters"] = [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "schema": shape,
+                "description": "With an application/octet-stream body; in a form, a part of the form.",
+            }
+            for name, shape in schema["properties"].items()
+        ]
+    return extra

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Request, Response
+
+from api.deps import CallerDep, ResourcesDep
+from api.routes.documented import After, IdPath, Limit, problems, streamed
+from api.schemas.common import Page
+from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status
+from api.services import jobs
+from api.services.receive import receive
+from api.settings import settings_of
+from store.tables import Job
+from store.transitions import UNFINISHED
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+# Seconds until another look is worth while; workers write progress about this often.
+_POLL = "1"
+
+
+def _accepted(response: Response, job: Job) -> JobOut:
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = _POLL
+    return JobOut.of(job)
+
+
+@router.post("/jobs", status_code=202, responses=problems(400, 404, 413, 422))
+def submit_job(body: JobRequest, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
+    """Queues a job. On a pending checkpoint or dataset it waits until that is ready."""
+    return _accepted(response, jobs.submit(resources, caller, body))
+
+
+@router.post(
+    "/quantize",
+    status_code=202,
+    responses=problems(400, 413, 415, 422),
+    openapi_extra=streamed(QuantizeFields, raw=False, optional_files=("dataset",)),
+)
+async def quantize(
+    request: Request, response: Response, caller: CallerDep, resources: ResourcesDep
+) -> JobOut:
+    """One shot: uploads a checkpoint, and a dataset if one is given, and queues a job on them."""
+    limit = settings_of(request).max_upload_bytes
+    async with receive(
+        request, resources.blobs, QuantizeFields, limit, optional_files=frozenset({"dataset"}), raw=False
+    ) as received:
+        job = await run_sync(jobs.quantize, resources, caller, received.fields, received.files)
+    return _accepted(response, job)
+
+
+@router.get("/jobs", responses=problems(422))
+def list_jobs(
+    caller: CallerDep,
+    resources: ResourcesDep,
+    limit: Limit = 50,
+    after: After = None,
+    status: Status | None = None,
+    checkpoint_id: Id | None = None,
+    method: Annotated[str | None, Query(pattern=r"^\w{1,64}$")] = None,
+) -> Page[JobOut]:
+    with resources.database.read() as work:
+        rows, cursor = work.jobs.page(
+            caller.owner, limit, after, status=status, checkpoint_id=checkpoint_id, method=method
+        )
+    return Page(items=[JobOut.of(row) for row in rows], next=cursor)
+
+
+@router.get("/jobs/{id}", responses=problems(404))
+def get_job(id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
+    with resources.database.read() as work:
+        job = jobs.find(work, caller, id)
+    if job.status in UNFINISHED:
+        response.headers["Retry-After"] = _POLL
+    return JobOut.of(job)
+
+
+@router.post("/jobs/{id}/cancel", status_code=202, responses=problems(404, 409))
+def cancel_job(id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
+    """Asks for the job to stop; twice is no error. 409 when it has succeeded or failed."""
+    return _accepted(response, jobs.cancel(resources, caller, id))
+
+
+@router.get("/jobs/{id}/report", responses=problems(404, 409))
+def get_report(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> dict[str, Any]:
+    with resources.database.read() as work:
+        return jobs.report(work, caller, id)

@@ -1,0 +1,23 @@
+"""The dashboard: one page, which asks the API for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.templating import Jinja2Templates
+
+from core.spec import METHOD_CONFIGS
+
+WEB = Path(__file__).resolve().parent.parent / "web"
+
+router = APIRouter(include_in_schema=False)
+templates = Jinja2Templates(WEB / "templates")
+
+
+@router.get("/")
+def dashboard(request: Request) -> Response:
+    # zaq first: it is the default.
+    methods = sorted(METHOD_CONFIGS, key=lambda name: name != "zaq")
+    headers = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
+    return templates.TemplateResponse(request, "dashboard.html", {"methods": methods}, headers=headers)

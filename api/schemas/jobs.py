@@ -1,0 +1,152 @@
+"""Jobs: what may be asked for, and the resource. The specification itself is core's."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
+from api.schemas.uploads import CheckpointFields
+from core.spec import AnyBits, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
+from store.tables import Artifact, Job
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
+Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Evaluation(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    dataset_id: Id
+
+
+class JobRequest(BaseModel):
+    """`bits` like `"w4a8"` or an object; `method` a name or an object with its options."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint_id: Id
+    bits: AnyBits
+    method: AnyMethod = Field(default_factory=ZaqConfig)
+    evaluation: Evaluation | None = None
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    limits: Limits = Field(default_factory=Limits)
+    labels: Labels = Field(default_factory=dict)
+
+    _storable = model_validator(mode="before")(refuse_unstorable)
+
+    def spec(self) -> QuantizationSpec:
+        return QuantizationSpec(self.bits, self.method, self.export, self.seed, self.limits)
+
+
+def _json_or_text(value: Any) -> Any:
+    """A form knows text only: what begins with a brace is read as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return refuse_unstorable(json.loads(value))
+        except RecursionError:
+            raise ValueError("the JSON is nested too deeply") from None
+    return value
+
+
+class QuantizeFields(CheckpointFields):
+    """The one-shot form: a checkpoint's fields and a job's. Objects are given as JSON text."""
+
+    bits: Annotated[AnyBits, BeforeValidator(_json_or_text)]
+    method: Annotated[AnyMethod, BeforeValidator(_json_or_text)] = Field(default_factory=ZaqConfig)
+    export: Annotated[ExportConfig, BeforeValidator(_json_or_text)] = Field(default_factory=ExportConfig)
+    seed: Seed = 0
+    limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
+    labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
+
+    _storable = model_validator(mode="before")(refuse_unstorable)
+
+    def spec(self) -> QuantizationSpec:
+        return QuantizationSpec(self.bits, self.method, self.export, self.seed, self.limits)
+
+
+class Progress(BaseModel):
+    """`fraction` is of the whole job, in [0, 1]; `step` of `steps` counts within the phase."""
+
+    fraction: float = 0.0
+    step: int = 0
+    steps: int = 0
+    eta_seconds: float | None = None
+
+
+class JobOut(BaseModel):
+    """`metrics` are the current losses; `attempt` counts how often a worker has started the job."""
+
+    id: str
+    status: Status
+    phase: str | None
+    progress: Progress
+    metrics: dict[str, Any]
+    attempt: int
+    cancel_requested: bool
+    error: Failure | None
+    checkpoint_id: str | None
+    evaluation: Evaluation | None
+    bits: dict[str, Any]
+    method: dict[str, Any]
+    export: dict[str, Any]
+    seed: int
+    limits: dict[str, Any]
+    labels: dict[str, str]
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    updated_at: Time
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Job) -> JobOut:
+        same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "labels"]
+        same += ["created_at", "started_at", "finished_at", "updated_at"]
+        return cls(
+            **{name: getattr(row, name) for name in same},
+            **{name: row.spec[name] for name in ("bits", "method", "export", "seed", "limits")},
+            progress=Progress(**row.progress),
+            cancel_requested=row.cancel_requested_at is not None,
+            evaluation=Evaluation(dataset_id=row.dataset_id) if row.dataset_id else None,
+            links=_links(row),
+        )
+
+
+def _links(row: Job) -> dict[str, str]:
+    itself = f"/v1/jobs/{row.id}"
+    links = {"self": itself}
+    if row.checkpoint_id:
+        links["checkpoint"] = f"/v1/checkpoints/{row.checkpoint_id}"
+    if row.dataset_id:
+        links["dataset"] = f"/v1/datasets/{row.dataset_id}"
+    if row.status in ("queued", "running"):
+        links["cancel"] = f"{itself}/cancel"
+    if row.status == "succeeded":
+        links |= {"report": f"{itself}/report", "artifacts": f"{itself}/artifacts"}
+    return links
+
+
+class ArtifactOut(BaseModel):
+    name: str
+    bytes: int
+    sha256: str
+    media_type: str
+    created_at: Time
+    href: str
+
+    @classmethod
+    def of(cls, row: Artifact) -> ArtifactOut:
+        return cls(
+            name=row.name,
+            bytes=row.bytes,
+            sha256=row.blob_sha256,
+            media_type=row.media_type,
+            created_at=row.created_at,
+            href=f"/v1/jobs/{row.job_id}/artifacts/{row.name}",
+        )

@@ -1,0 +1,168 @@
+"""A file on its way in: from the socket to the blob store, in flat memory, hashed as it comes.
+
+Two shapes of request: `multipart/form-data` with the fields beside the file, and
+`application/octet-stream` with the file as the body and the fields in the query. Nothing is kept
+of a request that turns out wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import Request
+from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
+
+from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
+from api.schemas.common import FormFields
+from api.services.multipart import FormReader
+from store.blobs import BlobStore, BlobWriter
+
+Fields = TypeVar("Fields", bound=FormFields)
+
+# Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
+_BATCH_BYTES = 1 << 20
+# Read and dropped before a refusal, since a client that is cut off while it sends may miss the answer.
+_DRAIN_BYTES, _DRAIN_SECONDS = 64 << 20, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[Fields]):
+    """Valid fields, and each file complete and durable; a file stays only if it is committed."""
+
+    fields: Fields
+    files: dict[str, BlobWriter]
+
+
+@asynccontextmanager
+async def receive(
+    request: Request,
+    blobs: BlobStore,
+    schema: type[Fields],
+    max_bytes: int,
+    *,
+    optional_files: frozenset[str] = frozenset(),
+    raw: bool = True,
+) -> AsyncIterator[Received[Fields]]:
+    """The part `file`, the `optional_files` that came, and the fields as `schema`.
+
+    `raw` admits octet-stream. Raises Invalid, PayloadTooLarge, UnsupportedMediaType.
+    """
+    stream = request.stream()
+    with ExitStack() as stack:
+        try:
+            kind, options = parse_options_header(request.headers.get("content-type"))
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
+            if kind == b"multipart/form-data":
+                boundary = options.get(b"boundary", b"")
+                received = await _receive_form(
+                    stack, stream, boundary, blobs, schema, max_bytes, optional_files
+                )
+            elif raw and kind == b"application/octet-stream":
+                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes)
+            else:
+                accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
+                raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
+        except ApiError:
+            await _drain(request, stream)
+            raise
+        for name, writer in received.files.items():
+            if writer.size == 0:
+                raise Invalid.one(name, "empty_file", "the file is empty")
+            await run_sync(writer.sync)
+        yield received
+
+
+async def _receive_raw(
+    stack: ExitStack,
+    request: Request,
+    stream: AsyncIterator[bytes],
+    blobs: BlobStore,
+    schema: type[Fields],
+    max_bytes: int,
+) -> Received[Fields]:
+    query = request.query_params.multi_items()
+    names = [name for name, _ in query]
+    for name in names:
+        if names.count(name) > 1:
+            raise Invalid.one(name, "duplicate_field", "given more than once")
+    fields = _validated(schema, dict(query))
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise too_large(max_bytes)
+    writer = stack.enter_context(blobs.writer())
+
+    def write(data: bytes) -> None:
+        if writer.size + len(data) > max_bytes:
+            raise too_large(max_bytes)
+        writer.write(data)
+
+    await _pump(stream, write)
+    return Received(fields, {"file": writer})
+
+
+async def _receive_form(
+    stack: ExitStack,
+    stream: AsyncIterator[bytes],
+    boundary: bytes,
+    blobs: BlobStore,
+    schema: type[Fields],
+    max_bytes: int,
+    optional_files: frozenset[str],
+) -> Received[Fields]:
+    reader = FormReader(
+        boundary,
+        text_fields=frozenset(schema.model_fields),
+        file_fields=optional_files | {"file"},
+        open_file=lambda: stack.enter_context(blobs.writer()),
+        max_bytes=max_bytes,
+    )
+    await _pump(stream, reader.feed)
+    reader.finish()
+    fields = _validated(schema, reader.fields)
+    if "file" not in reader.files:
+        raise Invalid.one("file", "missing", "the form has no part named file")
+    return Received(fields, reader.files)
+
+
+async def _pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
+    batch: list[bytes] = []
+    size = 0
+    async for chunk in stream:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= _BATCH_BYTES:
+            await run_sync(feed, b"".join(batch))
+            batch, size = [], 0
+    if size:
+        await run_sync(feed, b"".join(batch))
+
+
+async def _drain(request: Request, stream: AsyncIterator[bytes]) -> None:
+    if request.headers.get("expect", "").lower() == "100-continue":
+        return  # such a client waits for our word before it sends
+    left = _DRAIN_BYTES
+    with anyio.move_on_after(_DRAIN_SECONDS):
+        async for chunk in stream:
+            left -= len(chunk)
+            if left < 0:
+                break
+
+
+def _validated(schema: type[Fields], values: dict[str, str]) -> Fields:
+    try:
+        fields = schema.model_validate(values)
+        fields.check()
+    except ValidationError as error:
+        raise Invalid.from_pydantic(error.errors()) from None
+    return fields
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"Files may hold {max_bytes} bytes at most (ZSQ_MAX_UPLOAD_BYTES).")
