@@ -1,0 +1,314 @@
+"""Writes a student (or a float network) as an ONNX model for stock ONNX Runtime.
+
+The fx graph is walked once. Every value is held as floats, as integer codes with their grid, or
+both; layers read `DequantizeLinear(codes)`, results pass `QuantizeLinear` (and `Clip` below 8
+bits): the pattern that ONNX Runtime fuses into QLinearConv, QGemm, QLinearAdd and their kin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from core.errors import ArchitectureError, ExportError
+from core.export.builder import INPUT, Builder
+from core.export.operators import COMPUTES, MOVES, static_shape, unsupported
+from core.export.packing import weight_nodes
+from core.fake_quant.affine import Grid
+from core.fake_quant.insert import Student
+from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
+from core.fake_quant.placement import depends_on_parameters_only
+from core.networks.graph import module_of, shape_of
+
+aten = torch.ops.aten
+_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+
+
+@dataclass(slots=True)
+class Value:
+    """A tensor of the ONNX graph: `floats` and/or `codes` (uint8) on `grid`.
+
+    `view` is the shape that the floats still have to be brought to: matrix products of tensors of
+    more than two dimensions are done on flattened ones, and reshaping codes is cheaper.
+    """
+
+    floats: str | None = None
+    codes: str | None = None
+    grid: Grid | None = None
+    view: tuple[int, ...] | None = None
+    parts: list[Value] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result."""
+
+    model: onnx.ModelProto
+    codes: dict[str, str]
+    clamped_biases: int
+
+
+def export_student(
+    student: Student, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]
+) -> Exported:
+    """The student, batch normalizations folded, every range calibrated. Raises ExportError."""
+    student = student.folded()
+    for name, quantizer in student.activation_quantizers().items():
+        if not bool(quantizer.calibrated):
+            raise ExportError(f"The activation range of {name} was never found.", code="not_calibrated")
+    return _Emitter(student.graph).run(input_shape, classes, metadata)
+
+
+def export_float(
+    graph: fx.GraphModule, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]
+) -> onnx.ModelProto:
+    """The traced network in float32: what latency and size are compared with."""
+    return _Emitter(graph).run(input_shape, classes, metadata).model
+
+
+class _Emitter:
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph.cpu().eval()
+        self.builder = Builder()
+        self.values: dict[fx.Node, Value] = {}
+        self.codes: dict[str, str] = {}
+        self.clamped = 0
+
+    def run(self, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]) -> Exported:
+        logits = ""
+        with torch.no_grad():
+            for node in self.graph.graph.nodes:
+                if node.op == "output":
+                    logits = self.value(node.args[0])
+                elif shape_of(node) is not None or node.target in _SPLITS:
+                    self.values[node] = self.emit(node)
+        model = self.builder.model(input_shape, classes, logits, metadata)
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:  # our own mistake, never the user's
+            raise ExportError(f"The exported file is not valid ONNX: {error}") from error
+        return Exported(model, self.codes, self.clamped)
+
+    # --- values ---
+
+    def value(self, argument: Any) -> str:
+        """The argument's values as float32: see operators.Tensors."""
+        if not isinstance(argument, fx.Node):
+            return self.builder.shared(argument, np.float32)
+        value = self.values[argument]
+        if value.floats is None:
+            # One DequantizeLinear for each reader: fusion wants a pair of its own.
+            assert value.codes and value.grid
+            return self.dequantize(value.codes, value.grid, argument.name)
+        if value.view is not None:
+            shape = self.builder.shared(value.view, np.int64)
+            value.floats, value.view = self.builder.node("Reshape", [value.floats, shape], argument.name), None
+        return value.floats
+
+    def parameters_of(self, grid: Grid) -> list[str]:
+        return [
+            self.builder.shared(float(grid.scale), np.float32),
+            self.builder.shared(int(grid.zero_point), np.uint8),
+        ]
+
+    def dequantize(self, codes: str, grid: Grid, name: str) -> str:
+        return self.builder.node("DequantizeLinear", [codes, *self.parameters_of(grid)], f"{name}.float")
+
+    # --- nodes ---
+
+    def emit(self, node: fx.Node) -> Value:
+        if node.op == "placeholder":
+            return Value(floats=INPUT)
+        if depends_on_parameters_only(node):
+            return Value(floats=self.builder.constant(self.evaluate(node).numpy(), node.name))
+        module = module_of(self.graph, node)
+        if module is not None:
+            return self.emit_module(node, module)
+        if node.target in _SPLITS:
+            return self.emit_split(node)
+        if getattr(node.target, "__name__", "") == "getitem":
+            return self.values[node.args[0]].parts[node.args[1]]  # type: ignore[index]
+        if node.target in MOVES:
+            return self.emit_move(node)
+        if self.is_absorbed(node):
+            return self.values[node.args[0]]  # type: ignore[index]
+        if node.target in COMPUTES:
+            return Value(floats=COMPUTES[node.target](self, node))
+        raise ArchitectureError(
+            f"The network uses {node.target}, which the exporter does not know.",
+            code="unsupported_operator",
+            field="architecture",
+        )
+
+    def emit_module(self, node: fx.Node, module: nn.Module) -> Value:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if isinstance(module, ActivationQuantizer):
+            return self.emit_quantizer(node, source, module)
+        if isinstance(module, nn.Conv2d):
+            return Value(floats=self.emit_convolution(node, source, module))
+        if isinstance(module, nn.Linear):
+            return self.emit_linear(node, source, module)
+        name, b = str(node.target), self.builder
+        if isinstance(module, nn.LayerNorm):
+            inputs = [self.value(source), *self.constants(module, name, ["weight", "bias"])]
+            return Value(floats=b.node("LayerNormalization", inputs, node.name, epsilon=module.eps))
+        if isinstance(module, nn.BatchNorm2d):
+            names = ["weight", "bias", "running_mean", "running_var"]
+            inputs = [self.value(source), *self.constants(module, name, names)]
+            return Value(floats=b.node("BatchNormalization", inputs, node.name, epsilon=module.eps))
+        raise unsupported(node, f"no exporter for {type(module).__name__}")
+
+    def constants(self, module: nn.Module, name: str, fields: list[str]) -> list[str]:
+        found = [(f, getattr(module, f)) for f in fields]
+        return [self.builder.constant(t.detach().numpy(), f"{name}.{f}") for f, t in found if t is not None]
+
+    def emit_quantizer(self, node: fx.Node, source: fx.Node, quantizer: ActivationQuantizer) -> Value:
+        grid, b = quantizer.grid(), self.builder
+        value = self.values[source]
+        floats, view = (value.floats, value.view) if value.view else (self.value(source), None)
+        name = f"{str(node.target).rpartition('.')[2]}.codes"
+        assert floats is not None
+        codes = b.node("QuantizeLinear", [floats, *self.parameters_of(grid)], name)
+        if quantizer.bits < 8:
+            bounds = [b.shared(0, np.uint8), b.shared(grid.high, np.uint8)]
+            codes = b.node("Clip", [codes, *bounds], f"{name}.clip")
+        if view is not None:
+            codes = b.node("Reshape", [codes, b.shared(view, np.int64)], f"{name}.view")
+        self.codes[node.name] = codes
+        return Value(codes=codes, grid=grid)
+
+    def emit_move(self, node: fx.Node) -> Value:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        value, move = self.values[source], MOVES[node.target]
+        if value.codes is not None and value.grid is not None:
+            zero = self.builder.shared(int(value.grid.zero_point), np.uint8)
+            return Value(codes=move(self.builder, node, value.codes, zero), grid=value.grid)
+        zero = self.builder.shared(0, np.float32)
+        return Value(floats=move(self.builder, node, self.value(source), zero))
+
+    def emit_split(self, node: fx.Node) -> Value:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        sizes, axis = self.split_sizes(node, source)
+        value = self.values[source]
+        x = value.codes or self.value(source)
+        inputs = [x, self.builder.shared(sizes, np.int64)]
+        names = self.builder.split(inputs, node.name, len(sizes), axis=axis)
+        if value.codes is not None:
+            return Value(parts=[Value(codes=name, grid=value.grid) for name in names])
+        return Value(parts=[Value(floats=name) for name in names])
+
+    def split_sizes(self, node: fx.Node, source: fx.Node) -> tuple[list[int], int]:
+        axis = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))  # type: ignore[arg-type]
+        total, asked = static_shape(source)[axis], node.args[1]
+        if isinstance(asked, (list, tuple)):
+            return [int(size) for size in asked], axis
+        size = -(-total // int(asked)) if node.target is aten.chunk.default else int(asked)  # type: ignore[arg-type]
+        whole = [size] * (total // size)
+        return whole + ([total % size] if total % size else []), axis
+
+    def is_absorbed(self, node: fx.Node) -> bool:
+        """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: codes start at 0 (and end at 6)."""
+        if node.target not in (aten.relu.default, aten.hardtanh.default) or len(node.users) != 1:
+            return False
+        quantizer = module_of(self.graph, next(iter(node.users)))
+        if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != 0:
+            return False
+        top = float(quantizer.scale) * quantizer.high
+        return node.target is aten.relu.default or (
+            tuple(node.args[1:3]) in ((0.0, 6.0), (0, 6)) and top <= 6.0 * (1 + 1e-6)
+        )
+
+    # --- weighted layers ---
+
+    def emit_convolution(self, node: fx.Node, source: fx.Node, layer: nn.Conv2d) -> str:
+        x = self.value(source)
+        weight, bias = self.emit_parameters(str(node.target), source, layer)
+        padding = layer.padding
+        attributes: dict[str, Any] = {"pads": [*padding, *padding]}
+        if isinstance(padding, str):
+            attributes = {"auto_pad": "SAME_UPPER" if padding == "same" else "VALID"}
+        return self.builder.node(
+            "Conv",
+            [x, weight, *bias],
+            node.name,
+            kernel_shape=list(layer.kernel_size),
+            strides=list(layer.stride),
+            dilations=list(layer.dilation),
+            group=layer.groups,
+            **attributes,
+        )
+
+    def emit_linear(self, node: fx.Node, source: fx.Node, layer: nn.Linear) -> Value:
+        value, shape, b = self.values[source], static_shape(source), self.builder
+        flat = b.shared([-1, shape[-1]], np.int64)
+        if len(shape) == 2:
+            x = self.value(source)
+        elif value.codes is not None and value.grid is not None:
+            codes = b.node("Reshape", [value.codes, flat], f"{node.name}.rows")
+            x = self.dequantize(codes, value.grid, f"{node.name}.rows")
+        else:
+            x = b.node("Reshape", [self.value(source), flat], f"{node.name}.rows")
+        weight, bias = self.emit_parameters(str(node.target), source, layer)
+        result = b.node("Gemm", [x, weight, *bias], node.name, transB=1)
+        return Value(floats=result, view=None if len(shape) == 2 else static_shape(node))
+
+    def emit_parameters(
+        self, name: str, source: fx.Node, layer: nn.Conv2d | nn.Linear
+    ) -> tuple[str, list[str]]:
+        """The weight's float tensor and, where there is one, the bias's."""
+        b = self.builder
+        name = b.name(name)
+        if not isinstance(layer, QuantConv2d | QuantLinear):
+            constants = self.constants(layer, name, ["weight", "bias"])
+            return constants[0], constants[1:]
+        grid = layer.grid()
+        codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
+        initializers, nodes, integers = weight_nodes(codes, grid, layer.bits, f"{name}.weight")
+        for tensor in initializers:
+            b.add_initializer(tensor)
+        b.nodes.extend(nodes)
+        scale = b.constant(grid.scale.numpy(), f"{name}.scale")
+        inputs = [integers, scale]
+        if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
+            inputs.append(b.shared(np.zeros(len(codes)), np.int8))
+        weight = b.node("DequantizeLinear", inputs, f"{name}.weight.float", axis=0)
+        bias = layer.low_bit_bias()
+        read = self.values[source].grid
+        if bias is None:
+            return weight, []
+        if read is None:  # the layer reads a float tensor: it stays a float layer, its bias too
+            return weight, [b.constant(bias.numpy(), f"{name}.bias")]
+        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
+
+    def emit_bias(self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str) -> str:
+        """int32 in steps of input scale × weight scale, which is what integer kernels add."""
+        b = self.builder
+        step = weight_scale * input_scale
+        steps = torch.round(bias.double() / step.double())
+        limit = 2.0**31 - 1
+        self.clamped += int((steps.abs() > limit).sum())
+        integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
+        factor = b.shared(float(input_scale), np.float32)
+        product = b.node("Mul", [scale, factor], f"{name}.bias.scale")
+        return b.node("DequantizeLinear", [integers, product], f"{name}.bias.float", axis=0)
+
+    def evaluate(self, node: fx.Node) -> Tensor:
+        """The value of a node that depends on parameters only."""
+        if node.op == "get_attr":
+            value: Any = self.graph
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            return value.detach()  # type: ignore[no-any-return]
+        arguments = fx.map_arg((node.args, node.kwargs), self.evaluate)
+        module = module_of(self.graph, node)
+        function = module if module is not None else node.target
+        return function(*arguments[0], **arguments[1])  # type: ignore[operator, no-any-return]

@@ -1,0 +1,312 @@
+"""ATen operators without weights as ONNX operators.
+
+Each function takes the emitter and the fx node, emits ONNX nodes on the tensors that the emitter
+hands out, and returns the name of the result. `MOVES` only move values, so they run on integer
+codes as well as on floats; `COMPUTES` run on floats, which ONNX Runtime fuses with the
+quantizers around them into integer kernels where it has such kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import fx
+
+from core.errors import ArchitectureError
+from core.export.builder import Builder
+from core.networks.graph import shape_of
+
+aten = torch.ops.aten
+
+
+class Tensors(Protocol):
+    """What an operator may ask of the emitter."""
+
+    builder: Builder
+
+    def value(self, argument: Any) -> str:
+        """Name of the ONNX tensor that holds an fx argument (a node or a number), as float32."""
+
+
+Operator = Callable[[Tensors, fx.Node], str]
+
+
+def arguments(node: fx.Node, *defaults: Any) -> list[Any]:
+    """The node's positional arguments after the first, defaults where absent (keywords by schema order)."""
+    given = list(node.args[1:])
+    names = [a.name for a in node.target._schema.arguments][1:]  # type: ignore[union-attr]
+    for index in range(len(given), len(defaults)):
+        given.append(node.kwargs.get(names[index], defaults[index]))
+    return given
+
+
+def static_shape(node: fx.Node) -> tuple[int, ...]:
+    shape = shape_of(node)
+    assert shape is not None, node
+    if sum(size == -1 for size in shape) > 1:
+        raise unsupported(node, "several of its sizes depend on the batch")
+    return shape
+
+
+def unsupported(node: fx.Node, why: str) -> ArchitectureError:
+    return ArchitectureError(
+        f"The network uses {node.target} in a way that cannot be exported: {why}.",
+        code="unsupported_operator",
+        field="architecture",
+    )
+
+
+def pair(value: Any) -> list[int]:
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return (values * 2)[:2]
+
+
+# --- operators that move values: `x` is the name of the tensor, float or codes --------------------
+
+
+def max_pool(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    kernel, stride, padding, dilation, ceil = arguments(node, None, [], 0, 1, False)
+    kernel = pair(kernel)
+    return b.node(
+        "MaxPool",
+        [x],
+        node.name,
+        kernel_shape=kernel,
+        strides=pair(stride) if stride else kernel,
+        pads=pair(padding) * 2,
+        dilations=pair(dilation),
+        ceil_mode=int(ceil),
+    )
+
+
+def reshape(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    return b.node("Reshape", [x, b.shared(static_shape(node), np.int64)], node.name)
+
+
+def permute(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    rank = len(static_shape(node))
+    order = [axis % rank for axis in node.args[1]]  # type: ignore[union-attr, operator]
+    return b.node("Transpose", [x], node.name, perm=order)
+
+
+def transpose(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    rank = len(static_shape(node))
+    order = list(range(rank))
+    first, second = (int(a) % rank for a in node.args[1:3])  # type: ignore[arg-type]
+    order[first], order[second] = order[second], order[first]
+    return b.node("Transpose", [x], node.name, perm=order)
+
+
+def slice_(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    axis, start, end, step = arguments(node, 0, None, None, 1)
+    if any(isinstance(value, fx.Node) for value in (start, end, step)):
+        raise unsupported(node, "its bounds depend on the batch")
+    bounds = [start or 0, min(end if end is not None else 2**62, 2**62), axis, step]
+    return b.node("Slice", [x, *(b.shared([value], np.int64) for value in bounds)], node.name)
+
+
+def select(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    axis, index = node.args[1:3]
+    return b.node("Gather", [x, b.shared(index, np.int64)], node.name, axis=axis)
+
+
+def pad(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    widths = list(node.args[1])  # type: ignore[arg-type]
+    rank = len(static_shape(node))
+    before, after = [0] * rank, [0] * rank
+    for index in range(len(widths) // 2):
+        before[rank - 1 - index], after[rank - 1 - index] = widths[2 * index : 2 * index + 2]
+    return b.node("Pad", [x, b.shared(before + after, np.int64), zero], node.name)
+
+
+MOVES: dict[Any, Callable[[Builder, fx.Node, str, str], str]] = {
+    aten.max_pool2d.default: max_pool,
+    aten.reshape.default: reshape,
+    aten.flatten.using_ints: reshape,
+    aten.squeeze.dim: reshape,
+    aten.squeeze.dims: reshape,
+    aten.unsqueeze.default: reshape,
+    aten.permute.default: permute,
+    aten.transpose.int: transpose,
+    aten.slice.Tensor: slice_,
+    aten.select.int: select,
+    aten.pad.default: pad,
+    aten.constant_pad_nd.default: pad,
+}
+
+
+# --- operators that compute -----------------------------------------------------------------------
+
+
+def unary(kind: str, **attributes: Any) -> Operator:
+    def emit(t: Tensors, node: fx.Node) -> str:
+        return t.builder.node(kind, [t.value(node.args[0])], node.name, **attributes)
+
+    return emit
+
+
+def binary(kind: str) -> Operator:
+    def emit(t: Tensors, node: fx.Node) -> str:
+        if node.kwargs.get("alpha", 1) != 1:
+            raise unsupported(node, "alpha is not 1")
+        return t.builder.node(kind, [t.value(a) for a in node.args[:2]], node.name)
+
+    return emit
+
+
+def clip(t: Tensors, node: fx.Node) -> str:
+    low, high = arguments(node, -1.0, 1.0)[:2]
+    bounds = [t.builder.shared(bound, np.float32) if bound is not None else "" for bound in (low, high)]
+    return t.builder.node("Clip", [t.value(node.args[0]), *bounds], node.name)
+
+
+def silu(t: Tensors, node: fx.Node) -> str:
+    x = t.value(node.args[0])
+    return t.builder.node("Mul", [x, t.builder.node("Sigmoid", [x], f"{node.name}.sigmoid")], node.name)
+
+
+def gelu(t: Tensors, node: fx.Node) -> str:
+    return t.builder.node(
+        "Gelu", [t.value(node.args[0])], node.name, approximate=node.kwargs.get("approximate", "none")
+    )
+
+
+def cat(t: Tensors, node: fx.Node) -> str:
+    (axis,) = arguments(node, 0)
+    values = [t.value(a) for a in node.args[0]]  # type: ignore[union-attr]
+    return t.builder.node("Concat", values, node.name, axis=axis)
+
+
+def mean(t: Tensors, node: fx.Node) -> str:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    axes, keep = arguments(node, None, False)[:2]
+    rank = len(static_shape(source))
+    axes = sorted(axis % rank for axis in axes)
+    x = t.value(source)
+    if rank == 4 and axes == [2, 3]:  # ReduceMean has no integer kernel, GlobalAveragePool has
+        pooled = t.builder.node("GlobalAveragePool", [x], node.name if keep else f"{node.name}.pool")
+        return pooled if keep else flatten(t.builder, pooled, node)
+    return t.builder.node("ReduceMean", [x, t.builder.shared(axes, np.int64)], node.name, keepdims=int(keep))
+
+
+def flatten(b: Builder, x: str, node: fx.Node) -> str:
+    return b.node("Reshape", [x, b.shared(static_shape(node), np.int64)], node.name)
+
+
+def average_pool(t: Tensors, node: fx.Node) -> str:
+    kernel, stride, padding, ceil, count_pad, divisor = arguments(node, None, [], 0, False, True, None)
+    if divisor is not None:
+        raise unsupported(node, "it has its own divisor")
+    kernel = pair(kernel)
+    return t.builder.node(
+        "AveragePool",
+        [t.value(node.args[0])],
+        node.name,
+        kernel_shape=kernel,
+        strides=pair(stride) if stride else kernel,
+        pads=pair(padding) * 2,
+        ceil_mode=int(ceil),
+        count_include_pad=int(count_pad),
+    )
+
+
+def adaptive_average_pool(t: Tensors, node: fx.Node) -> str:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    height, width = static_shape(source)[-2:]
+    rows, columns = pair(node.args[1])
+    x = t.value(source)
+    if (rows, columns) == (1, 1):
+        return t.builder.node("GlobalAveragePool", [x], node.name)
+    if (rows, columns) == (height, width):
+        return x
+    if height % rows == 0 and width % columns == 0:
+        kernel = [height // rows, width // columns]
+        return t.builder.node("AveragePool", [x], node.name, kernel_shape=kernel, strides=kernel)
+    # Bins of unequal size: a matrix on either side, y = R · x · Cᵀ.
+    left = t.builder.constant(_pooling_matrix(height, rows), f"{node.name}.rows")
+    right = t.builder.constant(_pooling_matrix(width, columns).T, f"{node.name}.columns")
+    pooled = t.builder.node("MatMul", [left, x], f"{node.name}.vertical")
+    return t.builder.node("MatMul", [pooled, right], node.name)
+
+
+def _pooling_matrix(size: int, bins: int) -> np.ndarray[Any, Any]:
+    matrix = np.zeros((bins, size), np.float32)
+    for index in range(bins):
+        first, last = index * size // bins, -(-(index + 1) * size // bins)
+        matrix[index, first:last] = 1.0 / (last - first)
+    return matrix
+
+
+def softmax(t: Tensors, node: fx.Node) -> str:
+    return t.builder.node("Softmax", [t.value(node.args[0])], node.name, axis=node.args[1])
+
+
+def attention(t: Tensors, node: fx.Node) -> str:
+    """softmax(q·kᵀ/√d + mask)·v"""
+    q, k, v = (t.value(a) for a in node.args[:3])
+    mask = arguments(node, None, None, None, 0.0, False)[2:]
+    if mask[1] or mask[2]:
+        raise unsupported(node, "attention with dropout or a causal mask")
+    source = node.args[1]
+    assert isinstance(source, fx.Node)
+    rank, depth = len(static_shape(source)), static_shape(source)[-1]
+    scale = node.kwargs.get("scale") or depth**-0.5
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    keys = t.builder.node("Transpose", [k], f"{node.name}.keys", perm=order)
+    scores = t.builder.node("MatMul", [q, keys], f"{node.name}.scores")
+    scores = t.builder.node("Mul", [scores, t.builder.shared(scale, np.float32)], f"{node.name}.scaled")
+    if mask[0] is not None:
+        scores = t.builder.node("Add", [scores, t.value(mask[0])], f"{node.name}.masked")
+    weights = t.builder.node("Softmax", [scores], f"{node.name}.softmax", axis=-1)
+    return t.builder.node("MatMul", [weights, v], node.name)
+
+
+def expand(t: Tensors, node: fx.Node) -> str:
+    """Repeats along the batch: the batch size is read from the network's input."""
+    b = t.builder
+    shape = static_shape(node)
+    batch = b.node("Shape", ["image"], f"{node.name}.batch", start=0, end=1)
+    sizes = [batch if size == -1 else b.shared([size], np.int64) for size in shape]
+    target = b.node("Concat", sizes, f"{node.name}.shape", axis=0)
+    return b.node("Expand", [t.value(node.args[0]), target], node.name)
+
+
+def matmul(t: Tensors, node: fx.Node) -> str:
+    return t.builder.node("MatMul", [t.value(a) for a in node.args[:2]], node.name)
+
+
+def einsum(t: Tensors, node: fx.Node) -> str:
+    equation, operands = node.args[:2]
+    values = [t.value(a) for a in operands]  # type: ignore[union-attr]
+    return t.builder.node("Einsum", values, node.name, equation=str(equation).replace(" ", ""))
+
+
+COMPUTES: dict[Any, Operator] = {
+    aten.relu.default: unary("Relu"),
+    aten.hardtanh.default: clip,
+    aten.clamp.default: clip,
+    aten.hardswish.default: unary("HardSwish"),
+    aten.hardsigmoid.default: unary("HardSigmoid", alpha=1 / 6, beta=0.5),
+    aten.sigmoid.default: unary("Sigmoid"),
+    aten.tanh.default: unary("Tanh"),
+    aten.silu.default: silu,
+    aten.gelu.default: gelu,
+    aten.add.Tensor: binary("Add"),
+    aten.sub.Tensor: binary("Sub"),
+    aten.mul.Tensor: binary("Mul"),
+    aten.div.Tensor: binary("Div"),
+    aten.cat.default: cat,
+    aten.mean.dim: mean,
+    aten.avg_pool2d.default: average_pool,
+    aten.adaptive_avg_pool2d.default: adaptive_average_pool,
+    aten.softmax.int: softmax,
+    aten.scaled_dot_product_attention.default: attention,
+    aten.matmul.default: matmul,
+    aten.einsum.default: einsum,
+    aten.expand.default: expand,
+}
