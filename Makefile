@@ -46,13 +46,14 @@ check: $(STAMP) ## Everything that CI asks: style, types, import rules, tests
 COMPILE = uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--constraints requirements/constraints.txt --generate-hashes --no-annotate --no-header --upgrade
 
-lock: ## Resolve both lock files anew
+lock: ## Resolve the lock files anew: everything, and what each container needs of it
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	$(PYTHON) -m venv "$$tmp"; "$$tmp/bin/python" -m pip install --quiet uv; \
 	PATH="$$tmp/bin:$$PATH"; \
 	$(COMPILE) --extra dev -o "$$tmp/all.lock"; \
-	$(COMPILE) --extra api -o "$$tmp/api.lock" --constraints "$$tmp/all.lock"; \
-	for name in all api; do \
+	for extra in api worker; do \
+		$(COMPILE) --extra $$extra -o "$$tmp/$$extra.lock" --constraints "$$tmp/all.lock"; done; \
+	for name in all api worker; do \
 		{ echo "# Made by \`make lock\`; do not edit."; cat "$$tmp/$$name.lock"; } > requirements/$$name.lock; done
 
 clean: ## Remove what set-up and runs have made, but no data
