@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
 from store.settings import store_settings
@@ -35,7 +35,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_pool="threads",
     worker_concurrency=1,
-    task_queues=[Queue(DEVICE_QUEUE), Queue(CONTROL_QUEUE)],
+    # With an exchange and key each: by default all queues would hang on the default queue's.
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in (DEVICE_QUEUE, CONTROL_QUEUE)],
     task_default_queue=CONTROL_QUEUE,
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},

@@ -90,9 +90,9 @@ class Part:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _wait_for_group(self) -> None:
-        # Grandchildren are not ours to reap; they vanish within moments of their kill.
+        # A kill takes moments. Not longer: grandchildren are init's to reap, and some inits dawdle.
         assert self._process is not None
-        end = time.monotonic() + 2
+        end = time.monotonic() + 0.25
         while time.monotonic() < end:
             try:
                 os.killpg(self._process.pid, 0)
