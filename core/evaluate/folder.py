@@ -178,7 +178,7 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         source = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
-        bounded = stack.enter_context(_Bounded(source))  # type: ignore[arg-type]
+        bounded = stack.enter_context(_Bounded(source))
         yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from core.networks import architectures, catalogue
 
 _SECONDS = 2.0
+_SIZE_RATIO = 5  # how far another last layer can change the number of parameters
 _COUNTER = ".num_batches_tracked"
 _STATISTICS = (_COUNTER, ".running_mean", ".running_var")
 
@@ -23,7 +24,8 @@ def guess_architecture(state: Mapping[str, Tensor]) -> str | None:
     """
     deadline = time.monotonic() + _SECONDS
     size = sum(value.numel() for key, value in state.items() if not key.endswith(_STATISTICS))
-    for entry in sorted(catalogue.load(), key=lambda entry: abs(entry["parameters"] - size)):
+    near = [e for e in catalogue.load() if size < _SIZE_RATIO * e["parameters"] < size * _SIZE_RATIO**2]
+    for entry in sorted(near, key=lambda entry: abs(entry["parameters"] - size)):
         if time.monotonic() > deadline:
             return None
         name: str = entry["name"]

@@ -94,9 +94,10 @@ def _read(path: Path) -> Any:
     else:
         _check_legacy(path)
     try:
-        with warnings.catch_warnings():
+        # A stream, not the path: by the ending of a path torch would choose another reader.
+        with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as reason:
         raise CheckpointError(
             "The file holds more than tensors, and the safe reader refused it. "

@@ -34,8 +34,11 @@ _DTYPES = {
     *("float64", "float32", "float16", "bfloat16", "double", "float", "half"),
     *("int64", "int32", "int16", "int8", "uint8", "bool", "long", "int", "short"),
 }
-# These load under weights_only too, but no layer of ours holds them.
-_UNSUPPORTED = ("_rebuild_qtensor", "_rebuild_sparse", "Complex", "QInt", "QUInt", "complex", "qint", "quint")
+# torch writes these too, for tensors that no layer of ours holds.
+_UNSUPPORTED = (
+    *("_rebuild_qtensor", "_rebuild_sparse", "_rebuild_meta", "_rebuild_tensor_v3"),
+    *("Complex", "QInt", "QUInt", "complex", "qint", "quint", "float8", "float4"),
+)
 _NEVER_WRITTEN = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 _STRINGS = {
     "BINUNICODE",
@@ -146,8 +149,8 @@ def _refusal(foreign: list[str]) -> CheckpointError:
     for name in names:
         if any(part in name for part in _UNSUPPORTED) and name.startswith("torch."):
             return CheckpointError(
-                f"The file holds tensors of a kind that cannot be used here ({name}): complex, quantized or "
-                "sparse. Save the weights as ordinary float32 tensors.",
+                f"The file holds tensors of a kind that cannot be used here ({name}): complex, quantized, "
+                "sparse, empty (meta) or of a rare type. Save the weights as ordinary float32 tensors.",
                 code="unsupported_dtype",
             )
     # A whole pickled model names the classes of its layers; what else it names are its own classes.
