@@ -12,6 +12,7 @@ from zsq.commands.catalogue import architectures, methods
 from zsq.commands.common import Group
 from zsq.commands.jobs import jobs
 from zsq.commands.quantize import quantize
+from zsq.commands.up import up
 from zsq.commands.uploads import checkpoints, datasets
 from zsq.terminal import console
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Zero-shot quantization: a trained network in, a low-bit ONNX file out, no training data.",
 )
+app.command()(up)
 app.command()(quantize)
 app.add_typer(jobs, name="jobs")
 app.add_typer(checkpoints, name="checkpoints")
@@ -36,7 +38,7 @@ def demo(
     method: Annotated[str, typer.Option(help="Like zaq or minmax.")] = "zaq",
 ) -> None:
     """Show the whole product once: train, start, upload, quantize, download, report, stop."""
-    # Starting the stack is heavy to import, and only two commands do it.
+    # Only this command and `up` start processes; the others stay quick to start.
     from zsq.demo import demo as run
 
     run(console(), out, bits=bits, method=method, cache=Path(os.environ.get("ZSQ_DATA_DIR", ".zsq")) / "demo")

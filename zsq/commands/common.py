@@ -8,14 +8,14 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from zsq.client import DEFAULT_SERVER, Client
+from zsq.client import Client
 from zsq.errors import ClientError
 from zsq.models import Failure
 from zsq.terminal import console, print_error
 
 Server = Annotated[
     str,
-    typer.Option("--server", envvar="ZSQ_SERVER_URL", help="Where zsq runs.", show_default=DEFAULT_SERVER),
+    typer.Option("--server", envvar="ZSQ_SERVER_URL", help="Where zsq runs."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's own answer, as JSON.")]
 
