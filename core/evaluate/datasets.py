@@ -135,12 +135,13 @@ def _open(path: Path, classes: Sequence[str] | None) -> ImageDataset:
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"
     named = dict(enumerate(classes)) if classes is not None else {}
+    members = None
     if is_zip:
         members = archive.checked_members(path, DatasetError, "invalid_dataset")
         if any(member.filename.endswith(".npy") for member in members):
             images = open_npz(path, members)
             return ImageDataset(images, torch.from_numpy(images.labels), images.shape, named)
-    folder = open_folder(path, classes)
+    folder = open_folder(path, classes, members)
     return ImageDataset(folder, torch.from_numpy(folder.labels), None, named or folder.names)
 
 

@@ -65,15 +65,19 @@ class FolderImages:
             raise _cut_off() from reason
 
 
-def open_folder(path: Path, classes: Sequence[str] | None) -> FolderImages:
+def open_folder(
+    path: Path, classes: Sequence[str] | None, members: list[zipfile.ZipInfo] | None
+) -> FolderImages:
     """Lists the archive's images and their labels. Raises DatasetError.
+
+    `members` are the checked members of a zip; None means that the file should be a tar.
 
     Labels: when every folder's name begins with an integer, that integer; else the folder's place in
     `classes`; else its place among the folders in sorted order. Folders that hold everything else
     are looked through.
     """
-    is_tar = not zipfile.is_zipfile(path)
-    names = [name for name in (_tar_names(path) if is_tar else _zip_names(path)) if _is_image(name)]
+    every = _tar_names(path) if members is None else _zip_names(members)
+    names = [name for name in every if _is_image(name)]
     if not names:
         raise DatasetError(
             f"The archive holds no images ({', '.join(sorted(_SUFFIXES))}). "
@@ -85,7 +89,7 @@ def open_folder(path: Path, classes: Sequence[str] | None) -> FolderImages:
     labels = np.array([label_of[folder] for folder in folders], np.int64)
     # "0007" is label 7; "7_frog" says more than its number.
     shown = {label: str(label) if folder.isdigit() else folder for folder, label in label_of.items()}
-    return FolderImages(path, is_tar, tuple(names), labels, shown)
+    return FolderImages(path, members is None, tuple(names), labels, shown)
 
 
 def decode(name: str, data: bytes) -> Pixels:
@@ -119,8 +123,7 @@ def _open_image(name: str, data: bytes) -> Image.Image:
     return image
 
 
-def _zip_names(path: Path) -> list[str]:
-    members = archive.checked_members(path, DatasetError, "invalid_dataset")
+def _zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
     for member in members:
         _check_image_bytes(member.filename, member.file_size)
     return [member.filename for member in members]

@@ -14,7 +14,7 @@ from core.errors import InputError
 MAX_MEMBERS = 200_000
 MAX_TOTAL_BYTES = 8 * 2**30
 MAX_RATIO = 100  # deflate reaches 1032 at most; photographs and weights stay below 3
-RATIO_FREE_BYTES = 2**20  # small members may compress as well as they like
+RATIO_FREE_BYTES = 16 * 2**20  # small members (sorted labels) may compress as well as they like
 _NESTED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".zst")
 _ENCRYPTED = 0x1
 

@@ -30,7 +30,7 @@ _OPTIONAL = ".num_batches_tracked"
 
 @dataclass(frozen=True, slots=True)
 class LoadedNetwork:
-    """A teacher: float32, evaluation mode, on the CPU, with what it expects of its images.
+    """A teacher: float32, frozen, in evaluation mode, on the CPU, with what it expects of its images.
 
     `input_shape` is (C, H, W); `mean` and `std` have C values, for pixels scaled to [0, 1].
     `inspection` is the JSON shown to the user.
@@ -56,8 +56,8 @@ def load_network(path: Path, spec: NetworkSpec) -> LoadedNetwork:
     _check_statistics(state)
     _assign(network, state)
     _check_forward(network, input_shape, num_classes)
-    mean = _per_channel(spec.mean, known.mean, input_shape[0])
-    std = _per_channel(spec.std, known.std, input_shape[0])
+    mean = _per_channel("mean", spec.mean, known.mean, input_shape[0])
+    std = _per_channel("std", spec.std, known.std, input_shape[0])
     inspection = _describe(network, input_shape, num_classes, mean, std)
     return LoadedNetwork(network, input_shape, mean, std, num_classes, inspection)
 
@@ -130,7 +130,9 @@ def _check_match(
 
 def _advice(name: str, state: Mapping[str, Tensor]) -> str:
     guess = guess_architecture(state)
-    if guess is not None and guess != name:
+    if guess == name:
+        return "The weights fit this architecture with another num_classes or input_shape: leave those out."
+    if guess is not None:
         return f"The weights fit {guess}: upload them with architecture={guess}."
     return (
         "Check the architecture, and that the file is the plain state dict of that very network "
@@ -194,16 +196,16 @@ def _check_forward(network: nn.Module, input_shape: Shape, num_classes: int) -> 
 
 
 def _per_channel(
-    given: tuple[float, ...] | None, known: tuple[float, ...], channels: int
+    field: str, given: tuple[float, ...] | None, known: tuple[float, ...], channels: int
 ) -> tuple[float, ...]:
     if given is None:
         # Nothing is known of images with other channels than the registry's: centered and scaled.
         return known if len(known) == channels else (0.5,) * channels
     if len(given) not in (1, channels):
         raise ArchitectureError(
-            f"mean and std need 1 or {channels} values, not {len(given)}.",
+            f"{field} needs 1 or {channels} values, not {len(given)}.",
             code="invalid_input_shape",
-            field="mean",
+            field=field,
         )
     return given if len(given) == channels else given * channels
 
