@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -149,19 +149,53 @@ class ZaqConfig:
     bn_weight: NonNegative | None = None
     warmup_iterations: Annotated[int, Strict(), Field(ge=0)] | None = None
     fold_bn: Annotated[bool, Strict()] | None = None
+    ranges: Literal["learned", "calibrated", "widening"] | None = None
+    range_lr: Positive | None = None
+    schedule: Literal["cosine", "steps"] | None = None
+    clip_norm: Positive | None = None
 
-    def resolved(self) -> ZaqConfig:
-        """The same config with every absent option filled in from its preset."""
-        defaults = ZAQ_PRESETS[self.preset]
-        return replace(
-            self, **{f.name: defaults[f.name] for f in fields(self) if getattr(self, f.name) is None}
-        )
+    def resolved(self) -> ZaqSettings:
+        """Every absent option filled in from the preset."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(ZaqSettings)}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return ZaqSettings(**{**ZAQ_PRESETS[self.preset], **given})
+
+
+@dataclass(frozen=True, slots=True)
+class ZaqSettings:
+    """What ZAQ runs with.
+
+    L_Q = L1(logits) + alpha D;  L_G = -L1 - alpha D - beta mean|F| + bn_weight BNS  (core/methods/zaq.py).
+    `warmup_iterations` of the generator alone on BNS come first. `ranges`: activation ranges that are
+    calibrated on distilled images, calibrated and then learned at `range_lr`, or widening with every
+    batch. `schedule`: learning rates fall as a cosine to zero, or tenfold after each third.
+    `clip_norm` bounds the gradient's norm, of each player.
+    """
+
+    preset: str
+    budget: Budget
+    discrepancy: Literal["scrm", "crm"]
+    batch_size: int
+    student_steps: int
+    latent_dim: int
+    student_lr: float
+    generator_lr: float
+    weight_decay: float
+    alpha: float
+    beta: float
+    bn_weight: float
+    warmup_iterations: int
+    fold_bn: bool
+    ranges: Literal["learned", "calibrated", "widening"]
+    range_lr: float
+    schedule: Literal["cosine", "steps"]
+    clip_norm: float | None
 
 
 ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Stable and bounded; the values and the measurements behind them: docs/methods/zaq.md.
     "service": {
-        "budget": Budget(iterations=300),
+        "budget": Budget(iterations=60),
         "discrepancy": "crm",
         "batch_size": 64,
         "student_steps": 5,
@@ -171,9 +205,13 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "weight_decay": 0.0,
         "alpha": 0.1,
         "beta": 0.05,
-        "bn_weight": 1.0,
-        "warmup_iterations": 50,
+        "bn_weight": 10.0,
+        "warmup_iterations": 100,
         "fold_bn": True,
+        "ranges": "learned",
+        "range_lr": 1e-3,
+        "schedule": "cosine",
+        "clip_norm": 1.0,
     },
     # The authors' code (CIFAR): 300 epochs x 60 iterations, batch 256.
     "paper": {
@@ -190,6 +228,10 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "bn_weight": 0.0,
         "warmup_iterations": 0,
         "fold_bn": False,
+        "ranges": "widening",
+        "range_lr": 1e-3,
+        "schedule": "steps",
+        "clip_norm": None,
     },
 }
 

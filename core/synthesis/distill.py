@@ -13,7 +13,8 @@ Networks without batch normalization hold no statistics: they get Gaussian image
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +50,12 @@ def distill(
     batch_size: int = 64,
     measure: Measure = "std",
     random: torch.Generator | None = None,
-    report: Callable[[int, int, float], None] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Distilled:
     """Makes `images` images of `shape` (C, H, W) in batches, `iterations` Adam steps a batch.
 
-    `network` must be in eval mode; its parameters get no gradients. `report` is called with (step,
-    steps, loss) instead of `context.step`. Raises Canceled and DeadlineExceeded like any step.
+    `network` must be in eval mode; its parameters get no gradients. A batch is left as it is once
+    `enough()` says so, and a batch not yet begun gets one step. Raises Canceled and DeadlineExceeded.
     """
     random = random or torch.Generator().manual_seed(context.seed)
     # Balanced, because a last batch of one or two images has statistics of its own.
@@ -63,7 +64,7 @@ def distill(
     steps = iterations * len(batches)
     firsts: list[float] = []
     lasts: list[float] = []
-    with _frozen(network), BatchNormStatistics(network, measure) as statistics:
+    with frozen(network), BatchNormStatistics(network, measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
             return Distilled(noise)
         for index, start in enumerate(batches):
@@ -78,11 +79,9 @@ def distill(
                 schedule.step()
                 if step == 0:
                     firsts.append(distance.item())
-                done = index * iterations + step + 1
-                if report is not None:
-                    report(done, steps, distance.item())
-                else:
-                    context.step(done, steps, {"bn_statistics": distance.item()})
+                context.step(index * iterations + step + 1, steps, {"bn_statistics": distance.item()})
+                if enough():
+                    break
             batches[index] = x_NCHW.detach()
             with torch.no_grad():
                 lasts.append(_objective(network, x_NCHW, statistics)[1].item())
@@ -102,16 +101,14 @@ def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatisti
     return distance + mean_C.square().mean() + F.mse_loss(std_C, torch.ones_like(std_C)), distance
 
 
-class _frozen:
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
     """Parameters without gradients: half of the backward pass would compute them for nothing."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._learnable = [p for p in network.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self._learnable:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        for parameter in self._learnable:
+    learnable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in learnable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learnable:
             parameter.requires_grad_(True)

@@ -1,0 +1,34 @@
+"""How much of a method's budget is spent."""
+
+from __future__ import annotations
+
+import time
+
+from core.spec import Budget
+
+
+class Clock:
+    """Counts iterations of training; seconds from the method's very beginning, synthesis included."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.began = time.monotonic()
+        self.iterations = 0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def share(self) -> float:
+        """Of the seconds; 0 where iterations are what is counted."""
+        return self.seconds() / self.budget.seconds if self.budget.seconds else 0.0
+
+    def training_share(self) -> float:
+        if self.budget.iterations:
+            return self.iterations / self.budget.iterations
+        # Whatever synthesis took, at least one iteration is trained.
+        return self.share() if self.iterations else min(self.share(), 0.99)
+
+    def expected_iterations(self) -> int:
+        if self.budget.iterations:
+            return self.budget.iterations
+        return max(self.iterations, round(self.iterations / min(1.0, self.share())))

@@ -1,0 +1,29 @@
+"""Which methods there are, by the name in their config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from core.context import RunContext
+from core.fake_quant.insert import Student
+from core.methods import minmax, zaq
+from core.methods.base import Method, Summary
+from core.spec import MethodConfig, ZaqConfig
+
+METHODS: Mapping[str, Method[Any]] = {
+    "minmax": minmax.run,
+    "zaq": zaq.run,
+}
+
+
+def run(teacher: fx.GraphModule, student: Student, config: MethodConfig, context: RunContext) -> Summary:
+    """Runs the method that `config` is for; see `core.methods.base.Method`."""
+    return METHODS[config.name](teacher, student, config, context)
+
+
+def folds_bn(config: MethodConfig) -> bool:
+    """Whether the method wants its student with batch normalization folded into the layers."""
+    return bool(config.resolved().fold_bn) if isinstance(config, ZaqConfig) else True

@@ -1,0 +1,280 @@
+"""Zero-shot adversarial quantization: ZAQ, Liu, Zhang and Wang, CVPR 2021 (arXiv 2103.15263).
+
+A generator G looks for images on which teacher P and student Q disagree, Q learns to agree on them:
+
+    one iteration  =  `student_steps` steps of Q, each on fresh images x = G(z), z ~ N(0, 1), then one of G
+    L_Q  =  mean|Q(x) - P(x)| + alpha D(P, Q)                      logits, and features of every stage
+    L_G  = -mean|Q(x) - P(x)| - alpha D(P, Q) - beta mean|F_P| + bn_weight BNS(P)
+
+D is `scrm` or `crm` (`core.methods.discrepancy`), F_P the teacher's last feature map, BNS the distance
+of the batch from the teacher's batch-normalization statistics, which the paper does not have.
+
+`preset: paper` is the authors' public code: batch normalization kept and in train mode, activation
+ranges that only ever widen, learning rate .1, times .1 after each third. Deviations: ranges stand still
+in evaluation (theirs go on widening over the test images), the discrepancy's eps is 1e-3 (theirs makes
+this schedule diverge in its first iteration), and nothing is selected by test accuracy: the last state
+is the result.
+
+`preset: service` is stable and bounded: batch normalization folded; ranges of least rounding error on
+distilled images, then learned (LSQ, arXiv 1902.08153); a generator that first learns the
+batch-normalization statistics, and keeps to them by a large bn_weight; a small student learning rate
+with clipped gradients and a cosine to zero. docs/methods/zaq.md has the measurements.
+
+Both presets go back to the last good state and halve the learning rates when a loss is not finite or
+has grown `_EXPLODED`-fold, and give up (`Diverged`) after `_RETREATS` times.
+
+Shapes: z_ND latents; x_NCHW images, normalized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from core.context import RunContext
+from core.errors import Diverged
+from core.fake_quant.insert import Student, parameters_in_groups
+from core.fake_quant.observers import MinError, MinMax
+from core.methods.base import Summary, image_shape, thinned
+from core.methods.calibrate import calibrate
+from core.methods.clock import Clock
+from core.methods.discrepancy import DISCREPANCIES
+from core.networks.graph import stage_outputs, with_outputs
+from core.spec import ZaqConfig, ZaqSettings
+from core.synthesis.distill import distill, frozen
+from core.synthesis.generators import Generator, LatentNoise
+from core.synthesis.statistics import BatchNormStatistics
+
+Losses = dict[str, float]
+
+_CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
+_HELD_BACK = 64
+_SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and the generator's warm-up
+_KEEP_EVERY = 20
+_EXPLODED = 20.0
+_RETREATS = 4
+
+
+def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: RunContext) -> Summary:
+    """Trains the student in place; see `core.methods.base.Method`. Raises Diverged."""
+    settings = config.resolved()
+    context.seed_everything()
+    clock = Clock(settings.budget)
+    notes: list[str] = []
+    with ExitStack() as stack:
+        stack.enter_context(frozen(teacher))
+        statistics = stack.enter_context(BatchNormStatistics(teacher))
+        if statistics.layers == 0:
+            notes.append(
+                "The network keeps no batch-normalization statistics: images are judged by discrepancy alone."
+            )
+        with context.phase("synthesizing"):
+            if settings.ranges != "widening":
+                images = distill(
+                    teacher,
+                    image_shape(teacher),
+                    images=_CALIBRATION_IMAGES,
+                    iterations=_CALIBRATION_ITERATIONS,
+                    context=context,
+                    enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
+                ).images
+                calibrate(student, images, context, MinError)
+            game = _Game(teacher, student, statistics, settings, context)
+            for step in range(settings.warmup_iterations):
+                if statistics.layers == 0 or clock.share() > _SYNTHESIS_SHARE:
+                    break
+                losses = game.warm_up_step()
+                context.step(step + 1, settings.warmup_iterations, losses)
+        student.train(not settings.fold_bn)
+        if settings.ranges == "widening":
+            stack.enter_context(student.observing(MinMax))
+        with context.phase("training"):
+            history = list(_train(game, clock, context, notes))
+        student.eval()
+        student.learn_ranges(False)
+        held_back, measures = game.held_back_images(_HELD_BACK)
+    return Summary(
+        iterations=clock.iterations,
+        seconds=clock.seconds(),
+        stopped_by="iterations" if settings.budget.iterations else "seconds",
+        images=held_back,
+        losses=thinned(history),
+        measures=measures,
+        settings=asdict(settings),
+        notes=notes,
+    )
+
+
+def _train(game: _Game, clock: Clock, context: RunContext, notes: list[str]) -> Iterator[Losses]:
+    """The schedule, and the guard against divergence."""
+    first, good, retreats = math.inf, game.state(), 0
+    while (done := clock.training_share()) < 1:
+        game.set_rates(done, 0.5**retreats)
+        losses = game.iteration()
+        clock.iterations += 1
+        first = min(first, losses["student"]) if clock.iterations <= 3 else first
+        if not all(map(math.isfinite, losses.values())) or losses["student"] > _EXPLODED * first:
+            retreats += 1
+            if retreats > _RETREATS:
+                raise Diverged(
+                    f"Training diverged {retreats} times, the last time in iteration {clock.iterations}. "
+                    "Lower student_lr, or use the service preset.",
+                    field="method",
+                )
+            game.restore(good)
+            notes.append(
+                f"Iteration {clock.iterations} diverged: back to the last good state, learning rates halved."
+            )
+            continue
+        if clock.iterations % _KEEP_EVERY == 0:
+            good = game.state()
+        context.step(clock.iterations, clock.expected_iterations(), losses)
+        yield {"iteration": float(clock.iterations), **losses}
+
+
+class _Game:
+    """Generator and student, each with the optimizer that plays for it."""
+
+    def __init__(
+        self,
+        teacher: fx.GraphModule,
+        student: Student,
+        statistics: BatchNormStatistics,
+        settings: ZaqSettings,
+        context: RunContext,
+    ) -> None:
+        stages = stage_outputs(teacher)
+        self.settings, self.statistics, self.context = settings, statistics, context
+        self.student = student
+        self.run_teacher = with_outputs(teacher, stages)
+        self.run_student = student.with_outputs(stages)
+        self.discrepancy = DISCREPANCIES[settings.discrepancy] if stages else None
+        latent_dim = settings.latent_dim
+        self.generator = Generator(image_shape(teacher), latent_dim).to(context.device)
+        random = torch.Generator().manual_seed(context.seed)
+        self.noise = LatentNoise(latent_dim, context.device, random)
+        self.weights, scales = parameters_in_groups(student)
+        groups: list[dict[str, Any]] = [
+            {"params": self.weights, "lr": settings.student_lr, "weight_decay": settings.weight_decay}
+        ]
+        if settings.ranges == "learned":
+            student.learn_ranges(True)
+            groups.append({"params": scales, "lr": settings.range_lr})
+        self.student_optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.generator_lr)
+        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self._optimizers()]
+
+    def iteration(self) -> Losses:
+        losses: Losses = {}
+        for _ in range(self.settings.student_steps):
+            self.context.check()
+            losses = self.student_step()
+        return losses | self.generator_step()
+
+    def student_step(self) -> Losses:
+        self.statistics.enabled = False
+        with torch.no_grad():
+            x_NCHW = self.images()
+            wanted = self.run_teacher(x_NCHW)
+        distance, discrepancy = self.disagreement(wanted, x_NCHW)
+        loss = distance + self.alpha * discrepancy
+        self.student_optimizer.zero_grad()
+        loss.backward()
+        self._step(self.student_optimizer, self.weights)
+        self.student.constrain()
+        return {"student": distance.item(), "discrepancy": discrepancy.item()}
+
+    def generator_step(self) -> Losses:
+        self.statistics.enabled = True
+        with frozen(self.student):
+            x_NCHW = self.images()
+            wanted = self.run_teacher(x_NCHW)
+            distance, discrepancy = self.disagreement(wanted, x_NCHW)
+            loss = -distance - self.alpha * discrepancy
+            if wanted[1]:
+                loss = loss - self.settings.beta * wanted[1][-1].abs().mean()
+            losses = {}
+            bn_loss = self.statistics.loss()
+            if bn_loss is not None:
+                loss = loss + self.settings.bn_weight * bn_loss
+                losses["bn_statistics"] = bn_loss.item()
+            self.generator_optimizer.zero_grad()
+            loss.backward()
+        self._step(self.generator_optimizer, list(self.generator.parameters()))
+        return {"generator": loss.item(), **losses}
+
+    def warm_up_step(self) -> Losses:
+        """The generator alone learns the teacher's statistics."""
+        self.statistics.enabled = True
+        self.run_teacher(self.images())
+        loss = self.statistics.loss()
+        assert loss is not None
+        self.generator_optimizer.zero_grad()
+        loss.backward()
+        self.generator_optimizer.step()
+        return {"bn_statistics": loss.item()}
+
+    def images(self) -> Tensor:
+        images: Tensor = self.generator(self.noise(self.settings.batch_size))
+        return images
+
+    def disagreement(self, wanted: tuple[Tensor, list[Tensor]], x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(L1 of the logits, D of the features); D is 0 where the network has no stages."""
+        logits, features = self.run_student(x_NCHW)
+        distance = F.l1_loss(logits, wanted[0])
+        return distance, self.discrepancy(wanted[1], features) if self.discrepancy else torch.zeros_like(
+            distance
+        )
+
+    @property
+    def alpha(self) -> float:
+        return self.settings.alpha
+
+    def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        optimizer.step()
+
+    def set_rates(self, done: float, factor: float) -> None:
+        """Learning rates when the share `done` of the budget is spent."""
+        fall = (
+            0.5 + 0.5 * math.cos(math.pi * done)
+            if self.settings.schedule == "cosine"
+            else 0.1 ** int(3 * done)
+        )
+        for optimizer, rates in zip(self._optimizers(), self.base_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * fall * factor
+
+    def state(self) -> list[dict[str, Any]]:
+        return [deepcopy(part.state_dict()) for part in self._parts()]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        for part, kept in zip(self._parts(), state, strict=True):
+            part.load_state_dict(deepcopy(kept))
+        for quantizer in self.student.activation_quantizers().values():
+            if quantizer.observer is not None:  # it may have seen infinity
+                quantizer.observer = MinMax()
+
+    @torch.no_grad()
+    def held_back_images(self, count: int) -> tuple[Tensor, Losses]:
+        """Fresh images that nobody trained on, and their distance from the teacher's statistics."""
+        self.statistics.enabled = True
+        x_NCHW = self.generator(self.noise(count))
+        self.run_teacher(x_NCHW)
+        loss = self.statistics.loss()
+        return x_NCHW.cpu(), {} if loss is None else {"bn_statistics": loss.item()}
+
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        return self.student_optimizer, self.generator_optimizer
+
+    def _parts(self) -> tuple[Any, ...]:
+        return (self.student, self.generator, *self._optimizers())
