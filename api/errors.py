@@ -77,7 +77,7 @@ class Invalid(ApiError):
     @classmethod
     def one(cls, field: str, code: str, detail: str) -> Invalid:
         fault = FieldError(field=field, code=code, detail=detail)
-        return cls(f"{field}: {detail}", code=code, errors=[fault])
+        return cls(f"{field}: {detail}", code=code if code in OWN_CODES else None, errors=[fault])
 
     @classmethod
     def from_pydantic(cls, found: Iterable[Mapping[str, Any]]) -> Invalid:
@@ -86,7 +86,6 @@ class Invalid(ApiError):
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         first = errors[0]
         where = f"{first.field}: " if first.field else ""
-        # One fault with a name of its own names the whole answer.
         own = first.code if len(errors) == 1 and first.code in OWN_CODES else None
         return cls(f"{where}{first.detail}{more}", code=own, errors=errors)
 
@@ -115,6 +114,7 @@ class RangeNotSatisfiable(ApiError):
     code = "range_not_satisfiable"
 
 
+# A single fault of these kinds names the whole answer.
 OWN_CODES = frozenset({"unknown_architecture", "empty_file"})
 
 # The nearest class in an error's family decides.

@@ -1,0 +1,161 @@
+// The dashboard: asks the API for jobs, shows them, sends new ones. Text goes into the page as text only.
+"use strict";
+
+const POLL_MS = 1500;
+const ENDED = new Set(["succeeded", "failed", "canceled"]);
+const $ = (id) => document.getElementById(id);
+const items = new Map(); // job id -> its list item
+const downloads = new Map(); // job id -> its artifacts, which never change
+let shown = 20;
+
+async function api(path, options) {
+  const response = await fetch(path, options);
+  const body = response.status === 204 ? null : await response.json();
+  if (!response.ok) throw new Error(body.detail || response.statusText);
+  return body;
+}
+
+function bytes(count) {
+  const units = ["B", "kB", "MB", "GB"];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) { count /= 1000; unit += 1; }
+  return `${count.toFixed(unit && count < 100 ? 1 : 0)} ${units[unit]}`;
+}
+
+function news(job) {
+  if (job.error) return job.error.detail;
+  if (job.status !== "running") return "";
+  const { step, steps, eta_seconds: eta } = job.progress;
+  const parts = [job.cancel_requested ? "canceling" : job.phase || "starting"];
+  if (steps) parts.push(`${step} of ${steps}`);
+  if (eta !== null) parts.push(`about ${Math.ceil(eta)} s left in this phase`);
+  for (const [name, value] of Object.entries(job.metrics)) {
+    if (typeof value === "number") parts.push(`${name} ${value.toPrecision(3)}`);
+  }
+  return parts.join(" · ");
+}
+
+function link(href, text) {
+  const anchor = document.createElement("a");
+  anchor.href = href;
+  anchor.textContent = text;
+  return anchor;
+}
+
+async function showLinks(job, item) {
+  if (job.status !== "succeeded" || downloads.has(job.id)) return;
+  downloads.set(job.id, []);
+  try {
+    const page = await api(job.links.artifacts);
+    const links = page.items.map((file) => link(file.href, `${file.name} (${bytes(file.bytes)})`));
+    item.querySelector(".links").replaceChildren(...links);
+  } catch {
+    downloads.delete(job.id); // the next look tries again
+  }
+}
+
+function show(job) {
+  let item = items.get(job.id);
+  if (!item) {
+    item = $("job").content.firstElementChild.cloneNode(true);
+    item.querySelector(".cancel").addEventListener("click", async (event) => {
+      event.target.disabled = true;
+      try { await api(`/v1/jobs/${job.id}/cancel`, { method: "POST" }); } catch (error) { say(error.message); }
+      await refresh();
+    });
+    items.set(job.id, item);
+  }
+  const what = `${job.method.name} w${job.bits.weight}a${job.bits.activation}`;
+  const set = (selector, text) => {
+    const element = item.querySelector(selector);
+    if (element.textContent !== text) element.textContent = text;
+  };
+  set(".what", what);
+  set(".status", job.status);
+  set(".where", `${job.id} · ${new Date(job.created_at).toLocaleString()}`);
+  set(".detail", news(job));
+  const bar = item.querySelector("progress");
+  bar.value = job.progress.fraction;
+  bar.hidden = ENDED.has(job.status) && job.status !== "failed";
+  bar.setAttribute("aria-label", `Progress of ${what}`);
+  const cancel = item.querySelector(".cancel");
+  cancel.hidden = ENDED.has(job.status);
+  cancel.disabled = job.cancel_requested;
+  cancel.setAttribute("aria-label", `Cancel ${what}, ${job.id}`);
+  showLinks(job, item);
+  return item;
+}
+
+async function refresh() {
+  const found = [];
+  let page = { next: null };
+  do {
+    const after = page.next ? `&after=${page.next}` : "";
+    page = await api(`/v1/jobs?limit=${Math.min(200, shown - found.length)}${after}`);
+    found.push(...page.items);
+  } while (page.next && found.length < shown);
+  const list = $("jobs");
+  const wanted = found.map(show);
+  wanted.forEach((item, at) => {
+    if (list.children[at] !== item) list.insertBefore(item, list.children[at] || null);
+  });
+  while (list.children.length > wanted.length) list.lastElementChild.remove();
+  $("none").hidden = found.length > 0;
+  $("more").hidden = !page.next;
+}
+
+async function poll() {
+  try {
+    if (!document.hidden) await refresh();
+    $("away").hidden = true;
+  } catch {
+    $("away").hidden = false;
+  }
+  setTimeout(poll, POLL_MS);
+}
+
+function say(text) { $("said").textContent = text; }
+
+// XMLHttpRequest, since fetch tells nothing of how much has been sent.
+function send(form, onSent) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", "/v1/quantize");
+    request.upload.addEventListener("progress", (event) => onSent(event.loaded / event.total));
+    request.addEventListener("error", () => reject(new Error("The server closed the connection.")));
+    request.addEventListener("load", () => {
+      let body = {};
+      try { body = JSON.parse(request.responseText); } catch { /* not ours: a proxy's page */ }
+      if (request.status < 300) resolve(body);
+      else reject(new Error(body.detail || `The server answered ${request.status}.`));
+    });
+    request.send(form);
+  });
+}
+
+$("quantize").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = event.target.querySelector("button");
+  const form = new FormData(event.target);
+  if (!$("dataset").files.length) form.delete("dataset");
+  button.disabled = true;
+  $("sent").hidden = false;
+  say("Uploading…");
+  try {
+    const job = await send(form, (share) => { $("sent").value = share; });
+    say(`Accepted: ${job.id}`);
+    await refresh();
+  } catch (error) {
+    say(error.message);
+  } finally {
+    button.disabled = false;
+    $("sent").hidden = true;
+  }
+});
+
+$("more").addEventListener("click", () => { shown += 20; refresh().catch(() => {}); });
+
+api("/v1/architectures").then((page) => {
+  $("architectures").replaceChildren(...page.items.map((each) => new Option(each.name)));
+}).catch(() => {});
+poll();
