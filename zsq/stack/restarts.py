@@ -7,7 +7,7 @@ from collections import deque
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 8.0
 WINDOW_SECONDS = 60.0
-DEATHS_IN_WINDOW = 6
+DEATHS_IN_WINDOW = 5
 
 
 class Restarts:
