@@ -61,7 +61,7 @@ class FolderImages:
                 with zipfile.ZipFile(self.path) as file:
                     for name in self.members:
                         yield name, file.read(name)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as reason:
+        except (tarfile.TarError, *archive.READ_ERRORS) as reason:
             raise _cut_off() from reason
 
 
@@ -155,7 +155,7 @@ def _tar_names(path: Path) -> list[str]:
                     raise DatasetError(f"The archive holds {member.name!r} twice.", field="file")
                 seen.add(member.name)
                 names.append(member.name)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as reason:
+    except (tarfile.TarError, *archive.READ_ERRORS) as reason:
         if not names:
             raise DatasetError(
                 "The file is neither an .npz nor a zip or tar archive of images.", field="file"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from core.errors import DatasetError
 from core.evaluate.preprocess import Pixels
+from core.networks import archive
 
 MAX_SIDE = 4096
 _HEADER_READERS = {
@@ -37,12 +38,12 @@ class NpzImages:
     def images(self) -> Iterator[Pixels]:
         """Every image, uint8 [H, W, C]. Raises DatasetError(truncated_file)."""
         size = math.prod(self.shape)
-        with zipfile.ZipFile(self.path) as archive, archive.open("x.npy") as stream:
+        with zipfile.ZipFile(self.path) as file, file.open("x.npy") as stream:
             _read_header(stream, "x")
             for index in range(len(self.labels)):
                 try:
                     data = stream.read(size)
-                except (zipfile.BadZipFile, EOFError, OSError, ValueError) as reason:
+                except archive.READ_ERRORS as reason:
                     raise _cut_off(index) from reason
                 if len(data) != size:
                     raise _cut_off(index)
@@ -60,18 +61,18 @@ def open_npz(path: Path, members: list[zipfile.ZipInfo]) -> NpzImages:
                 "and y (integer labels, N).",
                 field="file",
             )
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as file:
         try:
-            with archive.open(by_name["x.npy"]) as stream:
+            with file.open(by_name["x.npy"]) as stream:
                 shape, dtype = _read_header(stream, "x")
                 _check_size(by_name["x.npy"], stream.tell(), shape, dtype, "x")
             images = _image_shape(shape, dtype)
-            with archive.open(by_name["y.npy"]) as stream:
+            with file.open(by_name["y.npy"]) as stream:
                 y_shape, y_dtype = _read_header(stream, "y")
                 _check_size(by_name["y.npy"], stream.tell(), y_shape, y_dtype, "y")
                 _check_labels(y_shape, y_dtype, shape[0])
                 labels = np.frombuffer(stream.read(), y_dtype)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as reason:
+        except archive.READ_ERRORS as reason:
             raise DatasetError(
                 "The .npz is damaged or was cut off. Upload it again.", code="truncated_file", field="file"
             ) from reason

@@ -23,7 +23,7 @@ from core.export.packing import weight_nodes
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import depends_on_parameters_only
+from core.fake_quant.placement import constant_nodes
 from core.networks.graph import module_of, shape_of
 
 aten = torch.ops.aten
@@ -76,6 +76,7 @@ class _Emitter:
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph.cpu().eval()
         self.builder = Builder()
+        self.constants_only = constant_nodes(self.graph)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
         self.clamped = 0
@@ -125,7 +126,7 @@ class _Emitter:
     def emit(self, node: fx.Node) -> Value:
         if node.op == "placeholder":
             return Value(floats=INPUT)
-        if depends_on_parameters_only(node):
+        if node in self.constants_only:
             return Value(floats=self.builder.constant(self.evaluate(node).numpy(), node.name))
         module = module_of(self.graph, node)
         if module is not None:
@@ -292,7 +293,7 @@ class _Emitter:
     def emit_bias(self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str) -> str:
         """int32 in steps of input scale × weight scale, which is what integer kernels add."""
         b = self.builder
-        step = weight_scale * input_scale
+        step = input_scale * weight_scale
         steps = torch.round(bias.double() / step.double())
         limit = 2.0**31 - 1
         self.clamped += int((steps.abs() > limit).sum())

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
-import torch
 from torch import Tensor, fx, nn
 
-from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
+from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax, ObserverFactory
 from core.fake_quant.placement import Placement, is_passthrough, place
 from core.networks.fold_bn import fold_bn, fold_into
@@ -126,6 +125,7 @@ def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) 
         nodes.update({layer: nodes[norm] for norm, layer in folded.items()})
     for name, width in placement.stored.items():
         _quantize_value(graph, nodes[name], name, width, placement)
+    _tell_layers_what_they_read(graph)
     graph.graph.lint()
     graph.recompile()
     return Student(graph, placement, bits)
@@ -167,6 +167,18 @@ def _narrow(
         reader.replace_input_with(value, narrow[asked])
 
 
+def _tell_layers_what_they_read(graph: fx.GraphModule) -> None:
+    for node in graph.graph.nodes:
+        layer = module_of(graph, node)
+        if not isinstance(layer, QuantConv2d | QuantLinear):
+            continue
+        source = node.args[0]
+        while is_passthrough(graph, source):
+            source = source.args[0]
+        quantizer = module_of(graph, source)
+        listen(layer, quantizer if isinstance(quantizer, ActivationQuantizer) else None)
+
+
 def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: ActivationQuantizer) -> fx.Node:
     graph.get_submodule(QUANTIZERS).add_module(name, quantizer)
     with graph.graph.inserting_after(node):
@@ -182,13 +194,6 @@ def shape_of_value(graph: fx.GraphModule, reader: fx.Node) -> bool:
 
 def parameters_in_groups(student: Student) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(weights and biases, activation scales) for optimizers that treat them differently."""
-    scales = {id(q.scale) for q in student.activation_quantizers().values()}
-    rest = [p for p in student.parameters() if id(p) not in scales]
-    return rest, [q.scale for q in student.activation_quantizers().values()]
-
-
-def quantize_images(student: Student, x_NCHW: Tensor) -> Tensor:
-    """Logits of the student without gradients, in evaluation mode."""
-    student.eval()
-    with torch.no_grad():
-        return student(x_NCHW)  # type: ignore[no-any-return]
+    scales = [quantizer.scale for quantizer in student.activation_quantizers().values()]
+    known = {id(scale) for scale in scales}
+    return [p for p in student.parameters() if id(p) not in known], scales

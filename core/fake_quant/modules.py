@@ -20,6 +20,7 @@ class LowBitWeight:
     """What QuantConv2d and QuantLinear share: a weight and a bias read through their grids.
 
     The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it.
+    `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor).
     """
 
     weight: nn.Parameter
@@ -27,6 +28,7 @@ class LowBitWeight:
     bits: int
     bias_bits: int
     fixed: Grid | None
+    reads: ActivationQuantizer | None
 
     def grid(self) -> Grid:
         if self.fixed is not None:
@@ -41,13 +43,24 @@ class LowBitWeight:
         return fake_quantize(self.weight, self.grid())
 
     def low_bit_bias(self) -> Tensor | None:
-        """The bias on its own symmetric grid when fewer than 32 bits are asked for.
+        """The bias as the integer kernel adds it: in whole steps of input scale × weight scale.
 
-        At 32 bits the integer kernel's rounding (to input scale × weight scale) is too fine to matter.
+        The step is fine at 8 bits and coarse at 4: left out, it is what student and file differ by most.
+        Fewer than 32 bits round the bias to its own symmetric grid first.
         """
-        if self.bias is None or self.bias_bits == 32:
-            return self.bias
-        return _round_ste(self.bias, symmetric_grid(self.bias.detach().abs().max(), self.bias_bits))
+        if self.bias is None:
+            return None
+        bias: Tensor = self.bias
+        if self.bias_bits < 32:
+            bias = _round_ste(bias, symmetric_grid(bias.detach().abs().max(), self.bias_bits).scale)
+        if self.reads is None or not bool(self.reads.calibrated):
+            return bias
+        return _round_ste(bias, self.bias_step())
+
+    def bias_step(self) -> Tensor:
+        """Input scale × weight scale, shape [O]."""
+        assert self.reads is not None
+        return self.reads.scale.detach() * self.grid().scale
 
 
 class QuantConv2d(LowBitWeight, nn.Conv2d):
@@ -90,6 +103,12 @@ def _adopt(new: QuantConv2d | QuantLinear, layer: nn.Conv2d | nn.Linear, bits: i
     new.weight = nn.Parameter(layer.weight.detach().clone())
     new.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias.detach().clone()))
     new.bits, new.bias_bits, new.fixed = bits, bias_bits, None
+    listen(new, None)
+
+
+def listen(layer: QuantConv2d | QuantLinear, quantizer: ActivationQuantizer | None) -> None:
+    """Tells the layer whose codes it reads, without making the quantizer a part of it."""
+    layer.__dict__["reads"] = quantizer
 
 
 class ActivationQuantizer(nn.Module):
@@ -153,7 +172,7 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}, scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
 
 
-def _round_ste(x: Tensor, grid: Grid) -> Tensor:
-    # The native kernels stop at 2^31 steps only for int32 grids; a bias of up to 31 bits is rounded here.
-    rounded = torch.round(x.detach() / grid.scale).clamp(grid.low, grid.high) * grid.scale
+def _round_ste(x: Tensor, step: Tensor) -> Tensor:
+    """x in whole steps; the gradient passes as if nothing had been rounded."""
+    rounded = torch.round(x.detach() / step) * step
     return x + (rounded - x.detach())

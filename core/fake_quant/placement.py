@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -67,9 +68,10 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
         raise SpecError("The network has no convolution or linear layer to quantize.", code="nothing_to_quantize")
     _refuse_idle_overrides(bits, [str(node.target) for node in layers])
     placement = Placement(residual=str(bits.residual))
+    constants = constant_nodes(graph)
     wanted = {node: _layer(graph, node, layers, bits, placement) for node in layers}
     for node in graph.graph.nodes:
-        if not _is_stored(graph, node):
+        if node in constants or not _is_stored(graph, node):
             continue
         demands = dict(_demands(graph, node, wanted))
         if not demands:
@@ -139,20 +141,19 @@ def clip_before(node: fx.Node) -> fx.Node | None:
 
 def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node's value is a tensor of its own: not moved, not clipped next, not a parameter."""
-    if node.op in ("output", "get_attr") or shape_of(node) is None:
-        return False
-    if is_passthrough(graph, node) or depends_on_parameters_only(node):
+    if node.op == "output" or shape_of(node) is None or is_passthrough(graph, node):
         return False
     return clip_before(node) is None or node.op == "placeholder"
 
 
-def depends_on_parameters_only(node: fx.Node) -> bool:
-    """Whether the value is the same for every input image."""
-    if node.op == "get_attr":
-        return True
-    if node.op == "placeholder" or not node.all_input_nodes:
-        return False
-    return all(depends_on_parameters_only(source) for source in node.all_input_nodes)
+def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose values are the same for every input image."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr" or (sources and node.op != "output" and all(s in found for s in sources)):
+            found.add(node)
+    return found
 
 
 def _demands(
@@ -204,8 +205,6 @@ def _kind_of_convolution(module: nn.Conv2d) -> str:
 
 
 def _refuse_idle_overrides(bits: BitSpec, names: list[str]) -> None:
-    from fnmatch import fnmatchcase
-
     for pattern in bits.overrides:
         if not any(fnmatchcase(name, pattern) for name in names):
             some = ", ".join(names[:5])

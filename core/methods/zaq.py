@@ -20,8 +20,8 @@ distilled images, then learned (LSQ, arXiv 1902.08153); a generator that first l
 batch-normalization statistics, and keeps to them by a large bn_weight; a small student learning rate
 with clipped gradients and a cosine to zero. docs/methods/zaq.md has the measurements.
 
-Both presets go back to the last good state and halve the learning rates when a loss is not finite or
-has grown `_EXPLODED`-fold, and give up (`Diverged`) after `_RETREATS` times.
+Both go back to a good state and slow down when a loss explodes, and end with Diverged when that does
+not help (`core.methods.guard`).
 
 Shapes: z_ND latents; x_NCHW images, normalized.
 """
@@ -29,9 +29,8 @@ Shapes: z_ND latents; x_NCHW images, normalized.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -40,13 +39,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
-from core.errors import Diverged
 from core.fake_quant.insert import Student, parameters_in_groups
 from core.fake_quant.observers import MinError, MinMax
 from core.methods.base import Summary, image_shape, thinned
 from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
 from core.methods.discrepancy import DISCREPANCIES
+from core.methods.guard import Guard, Part
 from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
 from core.synthesis.distill import distill, frozen
@@ -58,9 +57,6 @@ Losses = dict[str, float]
 _CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
 _HELD_BACK = 64
 _SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and the generator's warm-up
-_KEEP_EVERY = 20
-_EXPLODED = 20.0
-_RETREATS = 4
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: RunContext) -> Summary:
@@ -72,10 +68,9 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
     with ExitStack() as stack:
         stack.enter_context(frozen(teacher))
         statistics = stack.enter_context(BatchNormStatistics(teacher))
+        statistics.enabled = False  # until the game asks for them
         if statistics.layers == 0:
-            notes.append(
-                "The network keeps no batch-normalization statistics: images are judged by discrepancy alone."
-            )
+            notes.append("No batch-normalization statistics: only the discrepancy guides the generator.")
         with context.phase("synthesizing"):
             if settings.ranges != "widening":
                 images = distill(
@@ -87,7 +82,7 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
                     enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
                 ).images
                 calibrate(student, images, context, MinError)
-            game = _Game(teacher, student, statistics, settings, context)
+            game = Game(teacher, student, statistics, settings, context)
             for step in range(settings.warmup_iterations):
                 if statistics.layers == 0 or clock.share() > _SYNTHESIS_SHARE:
                     break
@@ -113,34 +108,19 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
     )
 
 
-def _train(game: _Game, clock: Clock, context: RunContext, notes: list[str]) -> Iterator[Losses]:
-    """The schedule, and the guard against divergence."""
-    first, good, retreats = math.inf, game.state(), 0
+def _train(game: Game, clock: Clock, context: RunContext, notes: list[str]) -> Iterator[Losses]:
+    """The losses of each iteration, until the budget is spent."""
+    guard = Guard(game.parts(), "student", notes, restored=game.forget_ranges)
     while (done := clock.training_share()) < 1:
-        game.set_rates(done, 0.5**retreats)
+        game.set_rates(done, guard.rate)
         losses = game.iteration()
         clock.iterations += 1
-        first = min(first, losses["student"]) if clock.iterations <= 3 else first
-        if not all(map(math.isfinite, losses.values())) or losses["student"] > _EXPLODED * first:
-            retreats += 1
-            if retreats > _RETREATS:
-                raise Diverged(
-                    f"Training diverged {retreats} times, the last time in iteration {clock.iterations}. "
-                    "Lower student_lr, or use the service preset.",
-                    field="method",
-                )
-            game.restore(good)
-            notes.append(
-                f"Iteration {clock.iterations} diverged: back to the last good state, learning rates halved."
-            )
-            continue
-        if clock.iterations % _KEEP_EVERY == 0:
-            good = game.state()
-        context.step(clock.iterations, clock.expected_iterations(), losses)
-        yield {"iteration": float(clock.iterations), **losses}
+        if guard.accepts(clock.iterations, losses):
+            context.step(clock.iterations, clock.expected_iterations(), losses)
+            yield {"iteration": float(clock.iterations), **losses}
 
 
-class _Game:
+class Game:
     """Generator and student, each with the optimizer that plays for it."""
 
     def __init__(
@@ -157,10 +137,9 @@ class _Game:
         self.run_teacher = with_outputs(teacher, stages)
         self.run_student = student.with_outputs(stages)
         self.discrepancy = DISCREPANCIES[settings.discrepancy] if stages else None
-        latent_dim = settings.latent_dim
-        self.generator = Generator(image_shape(teacher), latent_dim).to(context.device)
+        self.generator = Generator(image_shape(teacher), settings.latent_dim).to(context.device)
         random = torch.Generator().manual_seed(context.seed)
-        self.noise = LatentNoise(latent_dim, context.device, random)
+        self.noise = LatentNoise(settings.latent_dim, context.device, random)
         self.weights, scales = parameters_in_groups(student)
         groups: list[dict[str, Any]] = [
             {"params": self.weights, "lr": settings.student_lr, "weight_decay": settings.weight_decay}
@@ -170,7 +149,8 @@ class _Game:
             groups.append({"params": scales, "lr": settings.range_lr})
         self.student_optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.generator_lr)
-        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self._optimizers()]
+        self.optimizers = (self.student_optimizer, self.generator_optimizer)
+        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
     def iteration(self) -> Losses:
         losses: Losses = {}
@@ -185,7 +165,7 @@ class _Game:
             x_NCHW = self.images()
             wanted = self.run_teacher(x_NCHW)
         distance, discrepancy = self.disagreement(wanted, x_NCHW)
-        loss = distance + self.alpha * discrepancy
+        loss = distance + self.settings.alpha * discrepancy
         self.student_optimizer.zero_grad()
         loss.backward()
         self._step(self.student_optimizer, self.weights)
@@ -198,7 +178,7 @@ class _Game:
             x_NCHW = self.images()
             wanted = self.run_teacher(x_NCHW)
             distance, discrepancy = self.disagreement(wanted, x_NCHW)
-            loss = -distance - self.alpha * discrepancy
+            loss = -distance - self.settings.alpha * discrepancy
             if wanted[1]:
                 loss = loss - self.settings.beta * wanted[1][-1].abs().mean()
             losses = {}
@@ -230,13 +210,9 @@ class _Game:
         """(L1 of the logits, D of the features); D is 0 where the network has no stages."""
         logits, features = self.run_student(x_NCHW)
         distance = F.l1_loss(logits, wanted[0])
-        return distance, self.discrepancy(wanted[1], features) if self.discrepancy else torch.zeros_like(
-            distance
-        )
-
-    @property
-    def alpha(self) -> float:
-        return self.settings.alpha
+        if self.discrepancy is None:
+            return distance, torch.zeros_like(distance)
+        return distance, self.discrepancy(wanted[1], features)
 
     def _step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         if self.settings.clip_norm is not None:
@@ -245,23 +221,16 @@ class _Game:
 
     def set_rates(self, done: float, factor: float) -> None:
         """Learning rates when the share `done` of the budget is spent."""
-        fall = (
-            0.5 + 0.5 * math.cos(math.pi * done)
-            if self.settings.schedule == "cosine"
-            else 0.1 ** int(3 * done)
-        )
-        for optimizer, rates in zip(self._optimizers(), self.base_rates, strict=True):
+        steps = self.settings.schedule == "steps"
+        fall = 0.1 ** int(3 * done) if steps else 0.5 + 0.5 * math.cos(math.pi * done)
+        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * fall * factor
 
-    def state(self) -> list[dict[str, Any]]:
-        return [deepcopy(part.state_dict()) for part in self._parts()]
-
-    def restore(self, state: list[dict[str, Any]]) -> None:
-        for part, kept in zip(self._parts(), state, strict=True):
-            part.load_state_dict(deepcopy(kept))
+    def forget_ranges(self) -> None:
+        """Widening ranges begin anew: they may have seen infinity."""
         for quantizer in self.student.activation_quantizers().values():
-            if quantizer.observer is not None:  # it may have seen infinity
+            if quantizer.observer is not None:
                 quantizer.observer = MinMax()
 
     @torch.no_grad()
@@ -273,8 +242,5 @@ class _Game:
         loss = self.statistics.loss()
         return x_NCHW.cpu(), {} if loss is None else {"bn_statistics": loss.item()}
 
-    def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        return self.student_optimizer, self.generator_optimizer
-
-    def _parts(self) -> tuple[Any, ...]:
-        return (self.student, self.generator, *self._optimizers())
+    def parts(self) -> Sequence[Part]:
+        return self.student, self.generator, *self.optimizers

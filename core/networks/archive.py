@@ -7,6 +7,7 @@ these checks bound what the readers behind them can be made to allocate; they do
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from core.errors import InputError
@@ -16,7 +17,11 @@ MAX_TOTAL_BYTES = 8 * 2**30
 MAX_RATIO = 100  # deflate reaches 1032 at most; photographs and weights stay below 3
 RATIO_FREE_BYTES = 16 * 2**20  # small members (sorted labels) may compress as well as they like
 _NESTED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".zst")
-_ENCRYPTED = 0x1
+_ENCRYPTED = 0x1 | 0x40  # the usual and the strong kind
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+# What zipfile raises, all told, while it reads members of a damaged archive.
+READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
 
 
 def checked_members(
@@ -30,7 +35,7 @@ def checked_members(
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as reason:
+    except READ_ERRORS as reason:
         raise error(
             "The file begins like a zip archive but its directory, which stands at the end, cannot be read: "
             "it was cut off or damaged. Upload it again.",
@@ -65,6 +70,11 @@ def _check_member(member: zipfile.ZipInfo, error: type[InputError], code: str) -
         raise error(f"The archive holds a member with a path that leaves it: {name!r}.", code=code)
     if member.flag_bits & _ENCRYPTED:
         raise error("The archive is encrypted. Upload it without a password.", code=code)
+    if member.compress_type not in _METHODS:
+        raise error(
+            f"{name!r} is compressed in an unusual way. Make the archive with plain zip (stored or deflated).",
+            code=code,
+        )
     if name.lower().endswith(_NESTED):
         raise _bomb(error, f"it holds another archive, {name!r}; upload its contents instead")
     if member.file_size > RATIO_FREE_BYTES + MAX_RATIO * member.compress_size:

@@ -184,7 +184,9 @@ class _Normalizer:
                 code="architecture_not_traceable",
                 field="architecture",
             )
-        target = name.removesuffix(".weight") if name.endswith(".weight") else name.replace(".", "_") + "_layer"
+        target = (
+            name.removesuffix(".weight") if name.endswith(".weight") else name.replace(".", "_") + "_layer"
+        )
         if not _has_module(self.root, target):
             arguments = [self.tensor(a) if isinstance(a, fx.Node) else a for a in node.args[1:]]
             self.root_add(target, make(*arguments).eval())
@@ -208,7 +210,12 @@ class _Normalizer:
 
     def keep(self, old: fx.Node, new: fx.Node) -> fx.Node:
         value = old.meta.get("val")
-        if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor) and old.target is _BATCH_NORM:
+        if (
+            isinstance(value, (tuple, list))
+            and value
+            and isinstance(value[0], Tensor)
+            and old.target is _BATCH_NORM
+        ):
             value = value[0]
         if isinstance(value, Tensor):
             new.meta["shape"] = tuple(s if isinstance(s, int) else -1 for s in value.shape)
@@ -276,7 +283,9 @@ def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     return _fill(nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta"), weight, bias)
 
 
-def _layer_norm(shape: Any, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *_: Any) -> nn.Module:
+def _layer_norm(
+    shape: Any, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> nn.Module:
     return _fill(nn.LayerNorm(list(shape), eps, bias=bias is not None, device="meta"), weight, bias)
 
 

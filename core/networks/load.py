@@ -125,7 +125,7 @@ def _check_torch_zip(path: Path) -> None:
         try:
             with file.open(pickled[0]) as stream:
                 pickles.refuse_unsafe(pickles.scan(stream))
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as reason:
+        except archive.READ_ERRORS as reason:
             raise _damaged(reason) from reason
 
 

@@ -1,0 +1,329 @@
+"""A job from checkpoint to report: load -> method -> evaluate -> export -> verify.
+
+Runs in the worker's child process. Knows files, not databases: what goes in and what comes out are
+paths, and everything the world must hear goes through the RunContext.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import safetensors.torch
+import torch
+from torch import Tensor, fx
+
+from core.context import RunContext
+from core.errors import OutOfMemory
+from core.evaluate import datasets, metrics
+from core.evaluate.datasets import ImageDataset
+from core.evaluate.report import (
+    AccuracyEntry,
+    AccuracyReport,
+    AgreementReport,
+    DatasetReport,
+    Report,
+    SyntheticReport,
+)
+from core.export.latency import measure_latency
+from core.export.onnx import Exported, export_float, export_student
+from core.export.parity import compare
+from core.export.realized import realized_precision
+from core.export.session import open_session, run as run_session
+from core.fake_quant.insert import Student, build_student
+from core.methods import registry
+from core.methods.base import Summary
+from core.networks.fold_bn import fold_bn
+from core.networks.graph import trace
+from core.networks.inspect import LoadedNetwork, load_network
+from core.networks.macs import layer_macs, product_macs
+from core.reporting import Measured, assemble, metadata
+from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec
+from core.synthesis.samples import write_grid
+from core.synthesis.statistics import BatchNormStatistics
+
+_EVALUATION_BATCH = 64
+_PARITY_IMAGES = 16
+_LATENCY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInput:
+    path: Path
+    sha256: str
+    network: NetworkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInput:
+    path: Path
+    sha256: str
+    classes: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFile:
+    name: str
+    path: Path
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    report: dict[str, Any]
+    artifacts: list[ArtifactFile]
+
+
+def inspect_checkpoint(checkpoint: CheckpointInput) -> dict[str, Any]:
+    """What the checkpoint holds. Raises CheckpointError and ArchitectureError.
+
+    Traces the network too, so that what cannot be captured is refused here and not in a job.
+    """
+    loaded = load_network(checkpoint.path, checkpoint.network)
+    trace(loaded.network, loaded.input_shape)
+    return loaded.inspection
+
+
+def inspect_dataset(dataset: DatasetInput) -> dict[str, Any]:
+    """What the evaluation set holds. Raises DatasetError."""
+    return datasets.inspect_dataset(dataset.path, dataset.classes)
+
+
+def quantize(
+    checkpoint: CheckpointInput,
+    dataset: DatasetInput | None,
+    spec: QuantizationSpec,
+    output: Path,
+    context: RunContext,
+) -> PipelineResult:
+    """Runs the whole job; artifacts are written into `output`. Raises core's errors."""
+    began = time.monotonic()
+    torch.backends.cudnn.benchmark = context.device.type == "cuda"
+    try:
+        result = _Job(checkpoint, dataset, spec, output, context).run()
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfMemory(
+            "The GPU has too little memory for this job. Give the method a smaller batch_size.",
+            field="method.batch_size",
+        ) from error
+    result.report["timings"]["total"] = round(time.monotonic() - began, 3)
+    (output / "report.json").write_text(json.dumps(result.report, indent=2) + "\n")
+    return result
+
+
+class _Job:
+    def __init__(
+        self,
+        checkpoint: CheckpointInput,
+        dataset: DatasetInput | None,
+        spec: QuantizationSpec,
+        output: Path,
+        context: RunContext,
+    ) -> None:
+        self.checkpoint, self.spec, self.output, self.context = checkpoint, spec, output, context
+        self.dataset_input = dataset
+        self.dataset: ImageDataset | None = None
+
+    def run(self) -> PipelineResult:
+        context, spec = self.context, self.spec
+        with context.phase("loading"):
+            self.loaded = load_network(self.checkpoint.path, self.checkpoint.network)
+            if self.dataset_input is not None:
+                self.dataset = datasets.open_dataset(self.dataset_input.path, self.dataset_input.classes)
+                self.dataset.check(self.loaded.num_classes)
+            teacher = trace(self.loaded.network, self.loaded.input_shape)
+            teacher.requires_grad_(False)
+        baseline = self.baseline(teacher)
+        student, summary = self.method(teacher)
+        with context.phase("evaluating"):
+            accuracies = self.evaluate(teacher, baseline, student)
+            synthetic = self.measure_synthetic(teacher, student, summary.images)
+        with context.phase("exporting"):
+            # Simulation and file must be compared on one machine's arithmetic.
+            teacher, student = teacher.cpu(), student.cpu()
+            exported, float_path = self.export(teacher, student)
+        with context.phase("verifying"):
+            measured = self.verify(student, exported, float_path, summary.images)
+            if self.dataset is not None:
+                accuracies["onnxruntime"] = self.evaluate_file()
+        report = assemble(
+            spec=spec,
+            loaded=self.loaded,
+            architecture=self.checkpoint.network.architecture,
+            checkpoint_sha256=self.checkpoint.sha256,
+            teacher=fold_bn(teacher),
+            student=student,
+            summary=summary,
+            measured=measured,
+            context=context,
+        )
+        report = replace(report, synthetic=synthetic, **self.accuracy_fields(accuracies))
+        return PipelineResult(report.to_json(), self.artifacts(student, summary, report))
+
+    # --- method ---
+
+    def baseline(self, teacher: fx.GraphModule) -> Student:
+        """Round to nearest at the same bits: what the method has to beat."""
+        config = (
+            self.spec.method
+            if isinstance(self.spec.method, MinMaxConfig)
+            else baseline_config(self.loaded.input_shape)
+        )
+        before = dict(self.context.timings)
+        student, summary = self.run_method(teacher, config)
+        self.context.timings = {**before, "baseline": summary.seconds}
+        self._baseline = (student, summary)
+        return student
+
+    def method(self, teacher: fx.GraphModule) -> tuple[Student, Summary]:
+        if isinstance(self.spec.method, MinMaxConfig):  # it is the baseline, already done
+            student, summary = self._baseline
+        else:
+            student, summary = self.run_method(teacher, self.spec.method)
+        self.context.timings["method"] = summary.seconds
+        return student, summary
+
+    def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
+        student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))
+        student.to(self.context.device)
+        teacher.to(self.context.device)
+        summary = registry.run(teacher, student, config, self.context)
+        return student.folded(), summary
+
+    # --- measuring ---
+
+    def evaluate(
+        self, teacher: fx.GraphModule, baseline: Student, student: Student
+    ) -> dict[str, tuple[metrics.Accuracy, Tensor]]:
+        if self.dataset is None:
+            return {}
+        return {
+            name: metrics.measure(self.predictor(network), self.batches())
+            for name, network in (("float32", teacher), ("minmax", baseline), ("student", student))
+        }
+
+    def predictor(self, network: torch.nn.Module) -> Any:
+        network.eval()
+
+        def predict(x_NCHW: Tensor) -> Tensor:
+            self.context.check()
+            logits: Tensor = network(x_NCHW.to(self.context.device))
+            return logits
+
+        return predict
+
+    def evaluate_file(self) -> tuple[metrics.Accuracy, Tensor]:
+        session = open_session(self.output / "model.onnx")
+
+        def predict(x_NCHW: Tensor) -> Tensor:
+            self.context.check()
+            return run_session(session, x_NCHW)
+
+        return metrics.measure(predict, self.batches())
+
+    def batches(self) -> Any:
+        assert self.dataset is not None
+        loaded = self.loaded
+        return self.dataset.batches(loaded.input_shape, loaded.mean, loaded.std, _EVALUATION_BATCH)
+
+    def measure_synthetic(self, teacher: fx.GraphModule, student: Student, images: Tensor) -> SyntheticReport:
+        same, distance = 0, None
+        with torch.no_grad(), BatchNormStatistics(teacher) as statistics:
+            for batch in images.split(_EVALUATION_BATCH):
+                x = batch.to(self.context.device)
+                expected = teacher(x).argmax(1)
+                if distance is None and (loss := statistics.loss()) is not None:
+                    distance = float(loss)
+                same += int((student(x).argmax(1) == expected).sum())
+        return SyntheticReport(len(images), 100 * same / max(1, len(images)), distance)
+
+    def accuracy_fields(self, found: dict[str, tuple[metrics.Accuracy, Tensor]]) -> dict[str, Any]:
+        if self.dataset is None or self.dataset_input is None:
+            return {}
+        entries = {name: AccuracyEntry(**accuracy.to_json()) for name, (accuracy, _) in found.items()}
+        classes = {name: predictions for name, (_, predictions) in found.items()}
+        return {
+            "accuracy": AccuracyReport(**entries),
+            "agreement": AgreementReport(
+                metrics.agreement(classes["student"], classes["float32"]),
+                metrics.agreement(classes["onnxruntime"], classes["student"]),
+            ),
+            "dataset": DatasetReport(
+                len(self.dataset),
+                self.dataset_input.sha256,
+                self.dataset.preprocessing(self.loaded.input_shape),
+            ),
+        }
+
+    # --- the file ---
+
+    def export(self, teacher: fx.GraphModule, student: Student) -> tuple[Exported, Path]:
+        loaded = self.loaded
+        properties = metadata(self.spec, self.checkpoint.sha256, self.checkpoint.network.architecture, loaded, student)
+        exported = export_student(student, loaded.input_shape, loaded.num_classes, properties)
+        onnx.save(exported.model, self.output / "model.onnx")
+        float_path = self.context.scratch / "float32.onnx"
+        onnx.save(export_float(fold_bn(teacher), loaded.input_shape, loaded.num_classes, {}), float_path)
+        return exported, float_path
+
+    def verify(self, student: Student, exported: Exported, float_path: Path, synthetic: Tensor) -> Measured:
+        path = self.output / "model.onnx"
+        images = synthetic if self.dataset is None else next(iter(self.batches()))[0]
+        parity = compare(student, exported, images[:_PARITY_IMAGES])
+        self.context.check()
+        layers, products = layer_macs(student.graph), product_macs(student.graph)
+        realized = realized_precision(path, layers, products, self.context.scratch)
+        latency = {}
+        for threads in (1, 0):
+            self.context.check()
+            latency[threads] = measure_latency(
+                {"float32": float_path, "quantized": path},
+                self.loaded.input_shape,
+                threads=threads,
+                seconds=_LATENCY_SECONDS,
+            )
+        return Measured(
+            parity=parity,
+            realized=realized,
+            latency=latency,
+            exported=exported,
+            bytes=path.stat().st_size,
+            float32_bytes=float_path.stat().st_size,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            macs=layers,
+        )
+
+    def artifacts(self, student: Student, summary: Summary, report: Report) -> list[ArtifactFile]:
+        write_grid(summary.images, self.output / "samples.png", self.loaded.mean, self.loaded.std)
+        tensors = {name: t.detach().contiguous() for name, t in student.graph.state_dict().items()}
+        safetensors.torch.save_file(tensors, self.output / "student.safetensors", {"format": "pt"})
+        return [
+            ArtifactFile("model.onnx", self.output / "model.onnx", "application/octet-stream"),
+            ArtifactFile("report.json", self.output / "report.json", "application/json"),
+            ArtifactFile("samples.png", self.output / "samples.png", "image/png"),
+            ArtifactFile("student.safetensors", self.output / "student.safetensors", "application/octet-stream"),
+        ]
+
+
+def baseline_config(input_shape: tuple[int, int, int]) -> MinMaxConfig:
+    """The baseline's images and steps: fewer for large inputs, so that the comparison stays a side matter."""
+    if input_shape[1] * input_shape[2] <= 64 * 64:
+        return MinMaxConfig()
+    return MinMaxConfig(images=16, iterations=30)
+
+
+__all__ = [
+    "ArtifactFile",
+    "CheckpointInput",
+    "DatasetInput",
+    "LoadedNetwork",
+    "PipelineResult",
+    "inspect_checkpoint",
+    "inspect_dataset",
+    "quantize",
+]

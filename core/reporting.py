@@ -1,0 +1,220 @@
+"""Puts a job's measurements into the report's words. Part of the pipeline."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata as packages
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import fx
+
+from core.context import RunContext
+from core.evaluate.metrics import sqnr_db
+from core.evaluate.report import (
+    ArtifactReport,
+    BitsReport,
+    LatencyEntry,
+    LatencyReport,
+    LayerReport,
+    MethodReport,
+    NetworkReport,
+    ParityReport,
+    Report,
+    SyntheticReport,
+    VerificationReport,
+)
+from core.export.builder import OPSET
+from core.export.latency import Latency
+from core.export.onnx import Exported
+from core.export.packing import ideal_bytes
+from core.export.parity import Parity
+from core.export.realized import Realized
+from core.fake_quant.insert import Student
+from core.methods.base import Summary
+from core.networks.inspect import LoadedNetwork
+from core.spec import QuantizationSpec
+
+_SATURATION = (
+    "Layers with 8-bit weights can saturate on x86 processors that have AVX2 but no VNNI, as any int8 "
+    "ONNX file can there; 7 bits and fewer cannot."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What `verify` found out about the exported file. `latency` by number of threads, 0 for all."""
+
+    parity: Parity
+    realized: Realized
+    latency: dict[int, dict[str, Latency]]
+    exported: Exported
+    bytes: int
+    float32_bytes: int
+    sha256: str
+    macs: dict[str, int]
+
+
+def assemble(
+    *,
+    spec: QuantizationSpec,
+    loaded: LoadedNetwork,
+    architecture: str,
+    checkpoint_sha256: str,
+    teacher: fx.GraphModule,
+    student: Student,
+    summary: Summary,
+    measured: Measured,
+    context: RunContext,
+) -> Report:
+    """Everything but the accuracy; `teacher` is folded, so that its weights compare with the student's."""
+    layers = _layers(teacher, student, measured)
+    weights = sum(layer.weights for layer in layers)
+    notes = [*summary.notes]
+    if any(layer.weight_bits == 8 for layer in layers):
+        notes.append(_SATURATION)
+    if measured.exported.clamped_biases:
+        notes.append(f"{measured.exported.clamped_biases} biases did not fit into int32 and were clamped.")
+    ideal = ideal_bytes([(layer.weights, layer.weight_bits, layer.shape[0]) for layer in layers])
+    return Report(
+        network=NetworkReport(
+            architecture,
+            int(loaded.inspection["parameters"]),
+            list(loaded.input_shape),
+            loaded.num_classes,
+            list(loaded.mean),
+            list(loaded.std),
+        ),
+        bits=BitsReport(
+            asked=spec.to_json()["bits"],
+            weight_average=sum(layer.weights * layer.weight_bits for layer in layers) / weights,
+            input_image=student.placement.input_bits,
+            last_layer_input=student.placement.last_input_bits,
+            residual=student.placement.residual,
+        ),
+        method=MethodReport(
+            spec.method.name,
+            json.loads(json.dumps(dict(summary.settings), default=str)),
+            summary.iterations,
+            summary.seconds,
+            summary.stopped_by,
+            dict(summary.measures),
+            list(summary.losses),
+        ),
+        accuracy=None,
+        agreement=None,
+        dataset=None,
+        synthetic=SyntheticReport(0, 0.0, None),
+        artifact=ArtifactReport(
+            measured.bytes, ideal, measured.float32_bytes, spec.export.profile, measured.sha256, OPSET
+        ),
+        latency=[_latency(threads, found) for threads, found in measured.latency.items()],
+        verification=VerificationReport(
+            measured.realized.integer_share,
+            measured.realized.float_operators,
+            measured.realized.conversions,
+            measured.exported.clamped_biases,
+            ParityReport(
+                measured.parity.images,
+                len(measured.parity.tensors),
+                measured.parity.largest_step,
+                measured.parity.different_share,
+                measured.parity.logits_error,
+            ),
+        ),
+        layers=layers,
+        timings=dict(context.timings),
+        provenance=_provenance(spec, checkpoint_sha256, context),
+        notes=notes,
+    )
+
+
+def metadata(
+    spec: QuantizationSpec, checkpoint_sha256: str, architecture: str, loaded: LoadedNetwork, student: Student
+) -> dict[str, str]:
+    """What stands in the ONNX file itself: enough to run it right without the report."""
+    return {
+        "zsq.version": packages.version("zsq"),
+        "zsq.architecture": architecture,
+        "zsq.bits": json.dumps({layer.name: [layer.weight_bits, layer.activation_bits] for layer in student.placement.layers}),
+        "zsq.method": spec.method.name,
+        "zsq.seed": str(spec.seed),
+        "zsq.checkpoint_sha256": checkpoint_sha256,
+        "zsq.mean": json.dumps(list(loaded.mean)),
+        "zsq.std": json.dumps(list(loaded.std)),
+        "zsq.layout": "NCHW, RGB, pixels scaled to [0, 1], then (x - mean) / std",
+    }
+
+
+def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> list[LayerReport]:
+    sizes = {tensor.name: len(tensor.SerializeToString()) for tensor in measured.exported.model.graph.initializer}
+    found = []
+    for placed in student.placement.layers:
+        layer = student.layers()[placed.name]
+        with torch.no_grad():
+            reference = teacher.get_submodule(placed.name).weight
+            assert isinstance(reference, torch.Tensor)
+            sqnr = sqnr_db(reference.cpu(), layer.low_bit_weight())
+        found.append(
+            LayerReport(
+                name=placed.name,
+                kind=placed.kind,
+                shape=list(placed.shape),
+                weights=layer.weight.numel(),
+                macs=measured.macs.get(placed.name, 0),
+                weight_bits=placed.weight_bits,
+                activation_bits=placed.activation_bits,
+                bytes=sum(size for name, size in sizes.items() if _belongs(name, placed.name)),
+                kernel=measured.realized.kernels.get(placed.name),
+                weight_sqnr_db=sqnr,
+            )
+        )
+    return found
+
+
+_FIELDS = ("weight", "weight.int4", "weight.zero_point", "scale", "bias")
+
+
+def _belongs(tensor: str, layer: str) -> bool:
+    return any(tensor == f"{layer}.{field}" for field in _FIELDS)
+
+
+def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
+    entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
+    speedup = entries["float32"].median_ms / entries["quantized"].median_ms
+    return LatencyReport(threads or torch.get_num_threads(), entries["float32"], entries["quantized"], speedup)
+
+
+def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunContext) -> dict[str, Any]:
+    device = str(context.device)
+    if context.device.type == "cuda":
+        device = torch.cuda.get_device_name(context.device)
+    return {
+        "zsq": packages.version("zsq"),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "onnx": packages.version("onnx"),
+        "python": platform.python_version(),
+        "device": device,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "seed": spec.seed,
+        "checkpoint_sha256": checkpoint_sha256,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
