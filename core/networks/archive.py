@@ -72,7 +72,7 @@ def _check_member(member: zipfile.ZipInfo, error: type[InputError], code: str) -
         raise error("The archive is encrypted. Upload it without a password.", code=code)
     if member.compress_type not in _METHODS:
         raise error(
-            f"{name!r} is compressed in an unusual way. Make the archive with plain zip (stored or deflated).",
+            f"{name!r} is compressed in an unusual way. Use plain zip (stored or deflated).",
             code=code,
         )
     if name.lower().endswith(_NESTED):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import struct
 import tarfile
 import zipfile
@@ -380,3 +382,33 @@ def test_folders_of_the_wrong_form(tmp_path: Path, names: list[str], words: str)
 def test_an_archive_in_the_archive(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a", {"0/a.png": png(pixels(1)[0]), "more.zip": b"PK"})
     assert refused(path).code == "archive_bomb"
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "zip", "tar", "tgz"])
+def test_no_damage_raises_anything_but_a_dataset_error(tmp_path: Path, kind: str) -> None:
+    path, chance, x_NHWC = tmp_path / "a", random.Random(0), pixels(3)
+    files = {f"{i}/a.png": png(x) for i, x in enumerate(x_NHWC)}
+    if kind == "npz":
+        make_npz(path, x=x_NHWC, y=np.arange(3))
+    elif kind == "compressed":
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, x=x_NHWC, y=np.arange(3))
+    elif kind == "zip":
+        make_zip(path, files)
+    else:
+        make_tar(path, files, "w" if kind == "tar" else "w:gz")
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 8])):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(DatasetError):
+            inspect_dataset(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_unusual_compression(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a", "w", method) as file:
+        file.writestr("0/a.png", png(pixels(1)[0]))
+    assert refused(tmp_path / "a").code == "invalid_dataset"

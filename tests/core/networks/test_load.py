@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
 import pickletools
+import random
 import struct
 import zipfile
 from collections import OrderedDict
@@ -379,19 +381,20 @@ def test_a_plain_pickle_of_harmless_things(tmp_path: Path) -> None:
     assert refused(tmp_path / "c.pt").code == "not_a_state_dict"
 
 
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation.*:UserWarning")
 @pytest.mark.parametrize(
-    "value",
+    "make",
     [
-        torch.ones(2, dtype=torch.complex64),
-        torch._empty_affine_quantized([2], scale=0.1, zero_point=0, dtype=torch.qint8),
-        torch.ones(2).to_sparse(),
-        torch.ones(2, device="meta"),
-        torch.ones(2).to(torch.float8_e4m3fn),
+        lambda: torch.ones(2, dtype=torch.complex64),
+        lambda: torch._empty_affine_quantized([2], scale=0.1, zero_point=0, dtype=torch.qint8),
+        lambda: torch.ones(2).to_sparse(),
+        lambda: torch.ones(2, device="meta"),
+        lambda: torch.ones(2).to(torch.float8_e4m3fn),
     ],
     ids=["complex", "quantized", "sparse", "meta", "float8"],
 )
-def test_tensors_of_other_kinds(tmp_path: Path, value: Tensor) -> None:
-    assert refused(save(tmp_path / "c.pt", STATE | {"odd": value})).code == "unsupported_dtype"
+def test_tensors_of_other_kinds(tmp_path: Path, make: Callable[[], Tensor]) -> None:
+    assert refused(save(tmp_path / "c.pt", STATE | {"odd": make()})).code == "unsupported_dtype"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -440,3 +443,20 @@ def test_a_safetensors_header_longer_than_the_file_or_the_limit(tmp_path: Path) 
 def test_safetensors_that_overlap_are_refused(tmp_path: Path) -> None:
     header = {f"w{i}": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for i in range(3)}
     assert refused(_safetensors(tmp_path / "c", header, bytes(8))).code == "truncated_file"
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_no_damage_raises_anything_but_a_checkpoint_error(tmp_path: Path, kind: str) -> None:
+    path, chance = tmp_path / "c.pt", random.Random(0)
+    if kind == "safetensors":
+        safetensors.torch.save_file(STATE, path)
+    else:
+        save(path, STATE, legacy=kind == "legacy")
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 8])):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            load_state_dict(path)
