@@ -43,6 +43,9 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         description="Zero-shot quantization: a full-precision checkpoint in, a low-bit ONNX file out.",
         lifespan=_lifespan,
         redirect_slashes=False,
+        # Their pages load scripts from elsewhere; the document itself stays at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings or ApiSettings()
     errors.install(app)

@@ -28,7 +28,7 @@ Fields = TypeVar("Fields", bound=FormFields)
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
 # Read and dropped before a refusal, since a client that is cut off while it sends may miss the answer.
-_DRAIN_BYTES, _DRAIN_SECONDS = 64 << 20, 5.0
+_DRAIN_BYTES, _DRAIN_SECONDS = 1 << 30, 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ function show(job) {
   set(".detail", news(job));
   const bar = item.querySelector("progress");
   bar.value = job.progress.fraction;
-  bar.hidden = ENDED.has(job.status) && job.status !== "failed";
+  bar.hidden = ENDED.has(job.status);
   bar.setAttribute("aria-label", `Progress of ${what}`);
   const cancel = item.querySelector(".cancel");
   cancel.hidden = ENDED.has(job.status);
