@@ -62,9 +62,9 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
         outcome = Failed(describe(error))
     if isinstance(outcome, Finished):
         with services.database.write() as work:
-            kind.rows(work).mark_ready(id, outcome.value)
+            decided = kind.rows(work).mark_ready(id, outcome.value)
             waiting = work.jobs.waiting_for(id)
-        log.info("%s: ready; %d jobs waited", id, len(waiting))
+        log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job_id in waiting:
             services.queue.quantize(job_id)
     elif isinstance(outcome, Failed):

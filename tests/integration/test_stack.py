@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_any_other_part_may_be_killed_too(running: Running, network_file: Path, 
     assert ended.status == "succeeded", f"{ended.error}\n{running.logs()}"
     # And the next one finds everything in order.
     assert running.wait(running.submit(network_file, QUICK, seed=7)).status == "succeeded"
+
+
+def test_messages_that_a_broker_lost_are_sent_again(running: Running, network_file: Path) -> None:
+    first = running.submit(network_file, LONG, seed=8)
+    running.until(first, training)
+    second = running.submit(network_file, QUICK, seed=9)
+    shutil.rmtree(running.data_dir / "broker" / "appendonlydir")
+    running.kill("broker")
+    running.client.cancel(first.id)
+    assert running.wait(first).status == "canceled"
+    ended = running.wait(second)
+    assert ended.status == "succeeded", f"{ended.error}\n{running.logs()}"
 
 
 def test_two_stacks_do_not_share_a_folder_or_a_port(running: Running, tmp_path: Path) -> None:

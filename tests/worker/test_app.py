@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from celery import Celery
 
 from store import queue
-from worker.app import app
+from worker.app import app, messages_waiting
 from worker.settings import WorkerSettings
 from worker.tasks import quantize
 
@@ -20,6 +21,18 @@ def test_every_message_has_a_handler_and_a_queue() -> None:
 def test_a_message_is_not_delivered_twice_while_the_longest_job_runs() -> None:
     timeout = app.conf.broker_transport_options["visibility_timeout"]
     assert timeout > WorkerSettings().job_seconds
+
+
+def test_messages_wait_in_their_own_queue_alone(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender, here = queue.Queue(broker_url), Celery("test", broker=broker_url, set_as_current=False)
+    monkeypatch.setattr(app, "connection_for_read", here.connection_for_read)
+    before = {name: messages_waiting(name) for name in (queue.DEVICE_QUEUE, queue.CONTROL_QUEUE)}
+    sender.quantize("job_1")
+    sender.quantize("job_2")
+    sender.inspect_dataset("data_1")
+    sender.close()
+    assert messages_waiting(queue.DEVICE_QUEUE) == before[queue.DEVICE_QUEUE] + 2
+    assert messages_waiting(queue.CONTROL_QUEUE) == before[queue.CONTROL_QUEUE] + 1
 
 
 def test_jobs_may_start_processes() -> None:

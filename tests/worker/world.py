@@ -9,7 +9,6 @@ from typing import Any
 from core.spec import BitSpec, MinMaxConfig, QuantizationSpec
 from store.blobs import LocalBlobs
 from store.database import Database, make_engine
-from store.migrate import upgrade
 from store.settings import StoreSettings
 from store.tables import Checkpoint, Dataset, Job, new_id
 from worker.services import Services
@@ -33,11 +32,10 @@ class RecordingQueue:
 
 
 class World:
-    """A worker's services over a real SQLite database and a real blob folder."""
+    """A worker's services over a real, migrated database and a real blob folder."""
 
-    def __init__(self, data_dir: Path) -> None:
-        store = StoreSettings(data_dir=data_dir, lease_seconds=30)
-        upgrade(store.database_url)
+    def __init__(self, data_dir: Path, database_url: str) -> None:
+        store = StoreSettings(data_dir=data_dir, database_url=database_url, lease_seconds=30)
         self.queue = RecordingQueue()
         self.services = Services(
             database=Database(make_engine(store.database_url)),
