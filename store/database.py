@@ -41,7 +41,13 @@ def make_engine(url: str) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     connect_args = {"timeout": 30} if sqlite else {"connect_timeout": 5}
     engine = create_engine(
-        parsed, pool_pre_ping=not sqlite, json_serializer=_to_json, connect_args=connect_args
+        parsed,
+        pool_pre_ping=not sqlite,
+        # As many as the API has threads: a call must not wait for a connection that another one holds.
+        pool_size=10,
+        max_overflow=30,
+        json_serializer=_to_json,
+        connect_args=connect_args,
     )
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)

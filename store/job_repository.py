@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from store.errors import AlreadyEnded
 from store.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
@@ -70,8 +70,8 @@ class JobRepository:
         checkpoint_id: str | None = None,
         method: str | None = None,
     ) -> tuple[Sequence[Job], str | None]:
-        """Newest first; `after` is the cursor of the page before."""
-        query = select(Job).where(Job.owner == owner)
+        """Newest first, without their reports; `after` is the cursor of the page before."""
+        query = select(Job).where(Job.owner == owner).options(defer(Job.report, raiseload=True))
         filters = ((Job.status, status), (Job.checkpoint_id, checkpoint_id), (Job.method, method))
         for column, value in filters:
             if value is not None:

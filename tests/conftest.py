@@ -31,6 +31,10 @@ def postgres_url() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="zsq-pg-", dir="/tmp"))
     server = get_server(folder, cleanup_mode="stop")
     try:
+        # Its data is thrown away: it need not reach the disk.
+        server.psql("ALTER SYSTEM SET fsync = off")
+        server.psql("ALTER SYSTEM SET synchronous_commit = off")
+        server.psql("SELECT pg_reload_conf()")
         yield server.get_uri()
     finally:
         server.cleanup()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import inspect
 
 from store.database import Database
 from store.errors import AlreadyEnded
@@ -249,6 +250,16 @@ def test_jobs_on_rejected_uploads_fail_with_the_reason(database: Database) -> No
     errors = [get(database, id).error for id in (on_checkpoint, on_dataset)]
     assert [error and error["code"] for error in errors] == ["checkpoint_rejected", "dataset_rejected"]
     assert errors[0] is not None and "fc is missing" in errors[0]["detail"]
+
+
+def test_pages_come_without_the_reports(database: Database) -> None:
+    id = queued_job(database)
+    fence = claimed(database, id).fence
+    with database.write() as work:
+        work.jobs.succeed(id, fence, {"version": 1}, [])
+    with database.read() as work:
+        [row], _ = work.jobs.page("local", 1)
+    assert inspect(row).unloaded == {"report"}
 
 
 def test_pages_are_newest_first_and_filtered(database: Database) -> None:
