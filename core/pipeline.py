@@ -34,7 +34,8 @@ from core.export.latency import measure_latency
 from core.export.onnx import Exported, export_float, export_student
 from core.export.parity import compare
 from core.export.realized import realized_precision
-from core.export.session import open_session, run as run_session
+from core.export.session import open_session
+from core.export.session import run as run_session
 from core.fake_quant.insert import Student, build_student
 from core.methods import registry
 from core.methods.base import Summary
@@ -264,7 +265,9 @@ class _Job:
 
     def export(self, teacher: fx.GraphModule, student: Student) -> tuple[Exported, Path]:
         loaded = self.loaded
-        properties = metadata(self.spec, self.checkpoint.sha256, self.checkpoint.network.architecture, loaded, student)
+        properties = metadata(
+            self.spec, self.checkpoint.sha256, self.checkpoint.network.architecture, loaded, student
+        )
         exported = export_student(student, loaded.input_shape, loaded.num_classes, properties)
         onnx.save(exported.model, self.output / "model.onnx")
         float_path = self.context.scratch / "float32.onnx"
@@ -306,7 +309,9 @@ class _Job:
             ArtifactFile("model.onnx", self.output / "model.onnx", "application/octet-stream"),
             ArtifactFile("report.json", self.output / "report.json", "application/json"),
             ArtifactFile("samples.png", self.output / "samples.png", "image/png"),
-            ArtifactFile("student.safetensors", self.output / "student.safetensors", "application/octet-stream"),
+            ArtifactFile(
+                "student.safetensors", self.output / "student.safetensors", "application/octet-stream"
+            ),
         ]
 
 

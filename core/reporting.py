@@ -7,6 +7,7 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata as packages
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -140,7 +141,9 @@ def metadata(
     return {
         "zsq.version": packages.version("zsq"),
         "zsq.architecture": architecture,
-        "zsq.bits": json.dumps({layer.name: [layer.weight_bits, layer.activation_bits] for layer in student.placement.layers}),
+        "zsq.bits": json.dumps(
+            {layer.name: [layer.weight_bits, layer.activation_bits] for layer in student.placement.layers}
+        ),
         "zsq.method": spec.method.name,
         "zsq.seed": str(spec.seed),
         "zsq.checkpoint_sha256": checkpoint_sha256,
@@ -151,7 +154,9 @@ def metadata(
 
 
 def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> list[LayerReport]:
-    sizes = {tensor.name: len(tensor.SerializeToString()) for tensor in measured.exported.model.graph.initializer}
+    sizes = {
+        tensor.name: len(tensor.SerializeToString()) for tensor in measured.exported.model.graph.initializer
+    }
     found = []
     for placed in student.placement.layers:
         layer = student.layers()[placed.name]
@@ -186,7 +191,9 @@ def _belongs(tensor: str, layer: str) -> bool:
 def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
     entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
     speedup = entries["float32"].median_ms / entries["quantized"].median_ms
-    return LatencyReport(threads or torch.get_num_threads(), entries["float32"], entries["quantized"], speedup)
+    return LatencyReport(
+        threads or torch.get_num_threads(), entries["float32"], entries["quantized"], speedup
+    )
 
 
 def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunContext) -> dict[str, Any]:
@@ -211,7 +218,7 @@ def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunCont
 def _processor() -> str:
     """The processor's name, where the system tells it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:
             for line in stream:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

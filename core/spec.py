@@ -82,7 +82,8 @@ def _bits_shorthand(value: Any) -> Any:
         match = _SHORTHAND.fullmatch(value.strip())
         if match is None:
             raise ValueError(
-                f'bits must look like "w4a8" (weight and activation bits, 2 to 8) or be an object, not {value!r}'
+                'bits must look like "w4a8" (weight and activation bits, 2 to 8) '
+                f"or be an object, not {value!r}"
             )
         return {"weight": int(match[1]), "activation": int(match[2])}
     return value

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from core.errors import ArchitectureError, ExportError
 from core.export.builder import INPUT, Builder
-from core.export.operators import COMPUTES, MOVES, static_shape, unsupported
+from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import weight_nodes
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
@@ -109,7 +109,10 @@ class _Emitter:
             return self.dequantize(value.codes, value.grid, argument.name)
         if value.view is not None:
             shape = self.builder.shared(value.view, np.int64)
-            value.floats, value.view = self.builder.node("Reshape", [value.floats, shape], argument.name), None
+            value.floats, value.view = (
+                self.builder.node("Reshape", [value.floats, shape], argument.name),
+                None,
+            )
         return value.floats
 
     def parameters_of(self, grid: Grid) -> list[str]:
@@ -134,11 +137,13 @@ class _Emitter:
         if node.target in _SPLITS:
             return self.emit_split(node)
         if getattr(node.target, "__name__", "") == "getitem":
-            return self.values[node.args[0]].parts[node.args[1]]  # type: ignore[index]
+            index = node.args[1]
+            assert isinstance(index, int)
+            return self.values[source_of(node)].parts[index]
         if node.target in MOVES:
             return self.emit_move(node)
         if self.is_absorbed(node):
-            return self.values[node.args[0]]  # type: ignore[index]
+            return self.values[source_of(node)]
         if node.target in COMPUTES:
             return Value(floats=COMPUTES[node.target](self, node))
         raise ArchitectureError(
@@ -148,8 +153,7 @@ class _Emitter:
         )
 
     def emit_module(self, node: fx.Node, module: nn.Module) -> Value:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = source_of(node)
         if isinstance(module, ActivationQuantizer):
             return self.emit_quantizer(node, source, module)
         if isinstance(module, nn.Conv2d):
@@ -186,8 +190,7 @@ class _Emitter:
         return Value(codes=codes, grid=grid)
 
     def emit_move(self, node: fx.Node) -> Value:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = source_of(node)
         value, move = self.values[source], MOVES[node.target]
         if value.codes is not None and value.grid is not None:
             zero = self.builder.shared(int(value.grid.zero_point), np.uint8)
@@ -196,8 +199,7 @@ class _Emitter:
         return Value(floats=move(self.builder, node, self.value(source), zero))
 
     def emit_split(self, node: fx.Node) -> Value:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = source_of(node)
         sizes, axis = self.split_sizes(node, source)
         value = self.values[source]
         x = value.codes or self.value(source)
@@ -208,16 +210,16 @@ class _Emitter:
         return Value(parts=[Value(floats=name) for name in names])
 
     def split_sizes(self, node: fx.Node, source: fx.Node) -> tuple[list[int], int]:
-        axis = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))  # type: ignore[arg-type]
-        total, asked = static_shape(source)[axis], node.args[1]
+        asked, axis = arguments(node, None, 0)
         if isinstance(asked, (list, tuple)):
-            return [int(size) for size in asked], axis
-        size = -(-total // int(asked)) if node.target is aten.chunk.default else int(asked)  # type: ignore[arg-type]
+            return list(asked), axis
+        total = static_shape(source)[axis]
+        size = -(-total // asked) if node.target is aten.chunk.default else asked
         whole = [size] * (total // size)
         return whole + ([total % size] if total % size else []), axis
 
     def is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: codes start at 0 (and end at 6)."""
+        """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: from 0 (and up to 6)."""
         if node.target not in (aten.relu.default, aten.hardtanh.default) or len(node.users) != 1:
             return False
         quantizer = module_of(self.graph, next(iter(node.users)))
@@ -290,7 +292,9 @@ class _Emitter:
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
         return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
 
-    def emit_bias(self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str) -> str:
+    def emit_bias(
+        self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
+    ) -> str:
         """int32 in steps of input scale × weight scale, which is what integer kernels add."""
         b = self.builder
         step = input_scale * weight_scale
@@ -308,8 +312,9 @@ class _Emitter:
             value: Any = self.graph
             for part in str(node.target).split("."):
                 value = getattr(value, part)
-            return value.detach()  # type: ignore[no-any-return]
-        arguments = fx.map_arg((node.args, node.kwargs), self.evaluate)
-        module = module_of(self.graph, node)
-        function = module if module is not None else node.target
-        return function(*arguments[0], **arguments[1])  # type: ignore[operator, no-any-return]
+        else:
+            given: Any = fx.map_arg((node.args, node.kwargs), self.evaluate)
+            function: Any = module_of(self.graph, node) or node.target
+            value = function(*given[0], **given[1])
+        assert isinstance(value, Tensor)
+        return value.detach()

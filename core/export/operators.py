@@ -34,10 +34,18 @@ class Tensors(Protocol):
 Operator = Callable[[Tensors, fx.Node], str]
 
 
+def source_of(node: fx.Node) -> fx.Node:
+    """The node whose value comes first."""
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
+
+
 def arguments(node: fx.Node, *defaults: Any) -> list[Any]:
     """The node's positional arguments after the first, defaults where absent (keywords by schema order)."""
     given = list(node.args[1:])
-    names = [a.name for a in node.target._schema.arguments][1:]  # type: ignore[union-attr]
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [a.name for a in node.target._schema.arguments][1:]
     for index in range(len(given), len(defaults)):
         given.append(node.kwargs.get(names[index], defaults[index]))
     return given
@@ -88,14 +96,14 @@ def reshape(b: Builder, node: fx.Node, x: str, zero: str) -> str:
 
 def permute(b: Builder, node: fx.Node, x: str, zero: str) -> str:
     rank = len(static_shape(node))
-    order = [axis % rank for axis in node.args[1]]  # type: ignore[union-attr, operator]
+    order = [axis % rank for axis in arguments(node)[0]]
     return b.node("Transpose", [x], node.name, perm=order)
 
 
 def transpose(b: Builder, node: fx.Node, x: str, zero: str) -> str:
     rank = len(static_shape(node))
     order = list(range(rank))
-    first, second = (int(a) % rank for a in node.args[1:3])  # type: ignore[arg-type]
+    first, second = (axis % rank for axis in arguments(node)[:2])
     order[first], order[second] = order[second], order[first]
     return b.node("Transpose", [x], node.name, perm=order)
 
@@ -109,12 +117,12 @@ def slice_(b: Builder, node: fx.Node, x: str, zero: str) -> str:
 
 
 def select(b: Builder, node: fx.Node, x: str, zero: str) -> str:
-    axis, index = node.args[1:3]
+    axis, index = arguments(node)
     return b.node("Gather", [x, b.shared(index, np.int64)], node.name, axis=axis)
 
 
 def pad(b: Builder, node: fx.Node, x: str, zero: str) -> str:
-    widths = list(node.args[1])  # type: ignore[arg-type]
+    widths = arguments(node)[0]
     rank = len(static_shape(node))
     before, after = [0] * rank, [0] * rank
     for index in range(len(widths) // 2):
@@ -176,13 +184,12 @@ def gelu(t: Tensors, node: fx.Node) -> str:
 
 def cat(t: Tensors, node: fx.Node) -> str:
     (axis,) = arguments(node, 0)
-    values = [t.value(a) for a in node.args[0]]  # type: ignore[union-attr]
-    return t.builder.node("Concat", values, node.name, axis=axis)
+    tensors: Any = node.args[0]
+    return t.builder.node("Concat", [t.value(a) for a in tensors], node.name, axis=axis)
 
 
 def mean(t: Tensors, node: fx.Node) -> str:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = source_of(node)
     axes, keep = arguments(node, None, False)[:2]
     rank = len(static_shape(source))
     axes = sorted(axis % rank for axis in axes)
@@ -215,8 +222,7 @@ def average_pool(t: Tensors, node: fx.Node) -> str:
 
 
 def adaptive_average_pool(t: Tensors, node: fx.Node) -> str:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = source_of(node)
     height, width = static_shape(source)[-2:]
     rows, columns = pair(node.args[1])
     x = t.value(source)
@@ -281,9 +287,9 @@ def matmul(t: Tensors, node: fx.Node) -> str:
 
 
 def einsum(t: Tensors, node: fx.Node) -> str:
-    equation, operands = node.args[:2]
-    values = [t.value(a) for a in operands]  # type: ignore[union-attr]
-    return t.builder.node("Einsum", values, node.name, equation=str(equation).replace(" ", ""))
+    operands = arguments(node)[0]
+    values = [t.value(a) for a in operands]
+    return t.builder.node("Einsum", values, node.name, equation=str(node.args[0]).replace(" ", ""))
 
 
 COMPUTES: dict[Any, Operator] = {

@@ -30,7 +30,9 @@ def pack_int4(values: NDArray[np.integer], name: str) -> onnx.TensorProto:
     if len(nibbles) % 2:
         nibbles = np.append(nibbles, np.uint8(0))
     packed = nibbles[0::2] | (nibbles[1::2] << 4)
-    return helper.make_tensor(name, TensorProto.INT4, values.shape, packed.astype(np.uint8).tobytes(), raw=True)
+    return helper.make_tensor(
+        name, TensorProto.INT4, values.shape, packed.astype(np.uint8).tobytes(), raw=True
+    )
 
 
 def weight_nodes(

@@ -76,7 +76,8 @@ class _ForcedWalk(fx.Interpreter):
         self.tensors: list[TensorParity] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        quantizer = module_of(self.module, n)  # type: ignore[arg-type]
+        assert isinstance(self.module, fx.GraphModule)
+        quantizer = module_of(self.module, n)
         if not isinstance(quantizer, ActivationQuantizer):
             return super().run_node(n)
         value = self.fetch_args_kwargs_from_env(n)[0][0]
@@ -85,6 +86,8 @@ class _ForcedWalk(fx.Interpreter):
         steps = (own - theirs.view_as(own)).abs()
         name = str(n.target).rpartition(".")[2]
         self.tensors.append(
-            TensorParity(name, steps.numel(), int((steps > 0).sum()), int(steps.max()) if steps.numel() else 0)
+            TensorParity(
+                name, steps.numel(), int((steps > 0).sum()), int(steps.max()) if steps.numel() else 0
+            )
         )
         return grid.values(theirs.view_as(own))

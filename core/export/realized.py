@@ -28,8 +28,8 @@ INTEGER_KERNELS = frozenset(
 # Work that moves or converts values; not arithmetic of the network.
 _MOVES = frozenset(
     {
-        "Reshape", "Transpose", "Slice", "Split", "Gather", "Pad", "Concat", "Identity", "Squeeze", "Unsqueeze",
-        "Expand", "Shape", "Flatten", "Cast",
+        "Reshape", "Transpose", "Slice", "Split", "Gather", "Pad", "Concat", "Identity", "Squeeze",
+        "Unsqueeze", "Expand", "Shape", "Flatten", "Cast",
     }
 )  # fmt: skip
 _CODES_ONLY = frozenset({"MaxPool", "NhwcMaxPool", "Clip"})  # integer here, since they stand on uint8 tensors
@@ -79,7 +79,10 @@ def realized_precision(
         elif _computes_in_float(node, codes):
             floats[node.op_type] += 1
     reasons: dict[str, dict[str, str | int]] = {
-        kind: {"count": count, "reason": _REASONS.get(kind, "ONNX Runtime did not fuse it into an integer kernel")}
+        kind: {
+            "count": count,
+            "reason": _REASONS.get(kind, "ONNX Runtime did not fuse it into an integer kernel"),
+        }
         for kind, count in sorted(floats.items())
     }
     return Realized(kernels, integer / total if total else 0.0, reasons, max(0, conversions - 1))
@@ -88,7 +91,9 @@ def realized_precision(
 def _kernels(graph: onnx.GraphProto, layers: set[str]) -> dict[str, str]:
     """Which operator reads each layer's weight, directly or through a DequantizeLinear."""
     through = {
-        node.output[0]: node.input[0] for node in graph.node if node.op_type in ("DequantizeLinear", "Cast", "Sub")
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type in ("DequantizeLinear", "Cast", "Sub")
     }
     found: dict[str, str] = {}
     for node in graph.node:
@@ -108,7 +113,8 @@ def _integer_tensors(graph: onnx.GraphProto) -> set[str]:
     found: set[str] = set()
     for node in graph.node:  # the runtime writes them in the order in which they run
         made = node.op_type == "QuantizeLinear" or (
-            node.op_type.startswith(("QLinear", "QGemm")) and not (node.op_type == "QGemm" and len(node.input) < 9)
+            node.op_type.startswith(("QLinear", "QGemm"))
+            and not (node.op_type == "QGemm" and len(node.input) < 9)
         )
         moved = node.op_type in _MOVES | _CODES_ONLY and node.input[0] in found
         if made or moved:

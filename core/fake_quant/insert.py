@@ -28,10 +28,11 @@ class Student(nn.Module):
         self.bits = bits
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.graph(x_NCHW)  # type: ignore[no-any-return]
+        logits: Tensor = self.graph(x_NCHW)
+        return logits
 
     def with_outputs(self, names: Sequence[str]) -> fx.GraphModule:
-        """Shares this student's modules; returns (logits, [values of the named nodes]), see graph.with_outputs.
+        """Shares this student's modules; returns (logits, [values]), see graph.with_outputs.
 
         The values are those before quantization; names are those of the teacher's graph.
         """
@@ -42,7 +43,8 @@ class Student(nn.Module):
         names = {node.name for node in self.graph.graph.nodes}
         if name in names:
             return name
-        return self.graph.meta["folded"].get(name, name)  # type: ignore[no-any-return]
+        folded: dict[str, str] = self.graph.meta["folded"]
+        return folded.get(name, name)
 
     def activation_quantizers(self) -> dict[str, ActivationQuantizer]:
         """By the name of the node whose value they round."""
@@ -51,7 +53,8 @@ class Student(nn.Module):
 
     def layers(self) -> dict[str, QuantConv2d | QuantLinear]:
         """The weighted layers by name, in the order they run."""
-        return {p.name: self.graph.get_submodule(p.name) for p in self.placement.layers}  # type: ignore[misc]
+        found = {p.name: self.graph.get_submodule(p.name) for p in self.placement.layers}
+        return {name: m for name, m in found.items() if isinstance(m, QuantConv2d | QuantLinear)}
 
     @contextmanager
     def observing(self, observer: ObserverFactory = MinMax) -> Iterator[None]:
@@ -134,8 +137,13 @@ def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) 
 def _replace_layer(graph: fx.GraphModule, name: str, weight_bits: int, bias_bits: int) -> None:
     parent, _, leaf = name.rpartition(".")
     layer = graph.get_submodule(name)
-    kind = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
-    setattr(graph.get_submodule(parent), leaf, kind.of(layer, weight_bits, bias_bits))  # type: ignore[arg-type]
+    new: QuantConv2d | QuantLinear
+    if isinstance(layer, nn.Conv2d):
+        new = QuantConv2d.of(layer, weight_bits, bias_bits)
+    else:
+        assert isinstance(layer, nn.Linear)
+        new = QuantLinear.of(layer, weight_bits, bias_bits)
+    setattr(graph.get_submodule(parent), leaf, new)
 
 
 def _quantize_value(

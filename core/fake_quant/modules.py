@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,8 @@ class LowBitWeight:
     `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor).
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Any  # Tensor | None, which torch declares differently for the two kinds of layer
     bits: int
     bias_bits: int
     fixed: Grid | None
@@ -60,7 +62,8 @@ class LowBitWeight:
     def bias_step(self) -> Tensor:
         """Input scale × weight scale, shape [O]."""
         assert self.reads is not None
-        return self.reads.scale.detach() * self.grid().scale
+        step: Tensor = self.reads.scale.detach() * self.grid().scale
+        return step
 
 
 class QuantConv2d(LowBitWeight, nn.Conv2d):
@@ -83,7 +86,8 @@ class QuantConv2d(LowBitWeight, nn.Conv2d):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.low_bit_weight(), self.low_bit_bias())
+        result: Tensor = self._conv_forward(input, self.low_bit_weight(), self.low_bit_bias())
+        return result
 
 
 class QuantLinear(LowBitWeight, nn.Linear):
@@ -136,7 +140,7 @@ class ActivationQuantizer(nn.Module):
     @property
     def high(self) -> int:
         """The largest code."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     def grid(self) -> Grid:
         return Grid(self.scale.detach(), self.zero_point, 0, self.high)

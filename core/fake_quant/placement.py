@@ -65,7 +65,9 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
     """Decides every width. Raises SpecError when an override matches no layer."""
     layers = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d | nn.Linear)]
     if not layers:
-        raise SpecError("The network has no convolution or linear layer to quantize.", code="nothing_to_quantize")
+        raise SpecError(
+            "The network has no convolution or linear layer to quantize.", code="nothing_to_quantize"
+        )
     _refuse_idle_overrides(bits, [str(node.target) for node in layers])
     placement = Placement(residual=str(bits.residual))
     constants = constant_nodes(graph)
@@ -91,9 +93,9 @@ def is_passthrough(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.target is aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
         value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value", None)
-        return mode == "constant" and not value
+        return bool(mode == "constant" and value in (None, 0))
     if node.target is aten.constant_pad_nd.default:
-        return len(node.args) < 3 or not node.args[2]
+        return bool(len(node.args) < 3 or node.args[2] in (None, 0))
     return node.target in PASSTHROUGH or _is_getitem_of_split(node)
 
 

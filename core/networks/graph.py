@@ -42,10 +42,10 @@ def trace(network: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
         program = program.run_decompositions({})
     except Exception as error:  # torch.export raises many unrelated types for user code
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ArchitectureError(
             "This network cannot be captured as a graph: its forward pass depends on data, or uses an "
-            f"operator that torch.export does not know ({reason[0][:200] if reason else type(error).__name__}).",
+            f"operator that torch.export does not know ({reason}).",
             code="architecture_not_traceable",
             field="architecture",
         ) from error
@@ -155,8 +155,9 @@ class _Normalizer:
                 return None  # becomes a module's parameter, or a get_attr where it is read alone
             return self.keep(node, self.graph.placeholder(node.name))
         if node.op == "output":
-            (value,) = node.args[0]  # type: ignore[misc]
-            return self.graph.output(self.read(value))
+            values = node.args[0]
+            assert isinstance(values, tuple | list) and len(values) == 1
+            return self.graph.output(self.read(values[0]))
         if node.target in (aten.conv2d.default, aten.conv2d.padding):
             return self.layer(node, _conv2d)
         if node.target is aten.linear.default:
@@ -172,6 +173,7 @@ class _Normalizer:
         # A view needs the memory layout it was traced with; without the clones, and with
         # channels-last inputs, only a reshape is right.
         target = aten.reshape.default if node.target in _VIEWS else node.target
+        assert callable(target)
         return self.keep(node, self.graph.call_function(target, self.read(node.args), self.read(node.kwargs)))
 
     def layer(self, node: fx.Node, make: Callable[..., nn.Module], weight: int = 1) -> fx.Node:
@@ -193,7 +195,8 @@ class _Normalizer:
         return self.keep(node, self.graph.call_module(target, (self.read(node.args[0]),)))
 
     def tensor(self, node: fx.Node) -> Tensor:
-        return self.tensors[self.names[node.name]].detach().clone()  # type: ignore[no-any-return]
+        tensor: Tensor = self.tensors[self.names[node.name]]
+        return tensor.detach().clone()
 
     def read(self, argument: Any) -> Any:
         return fx.map_arg(argument, self.read_node)
@@ -249,8 +252,10 @@ def _is_whole_slice(node: fx.Node) -> bool:
     """`x[:]` along one dimension: torch writes one for every leading `:`."""
     if node.target is not aten.slice.Tensor:
         return False
-    _, _, start, end, step = (*node.args, *(None, 0, None, None, 1)[len(node.args) :])
-    return start in (None, 0) and (end is None or (isinstance(end, int) and end >= 2**62)) and step == 1
+    given = list(node.args[1:])
+    _, start, end, step = given + [0, None, None, 1][len(given) :]
+    to_the_end = end is None or (isinstance(end, int) and end >= 2**62)
+    return bool(start in (None, 0) and to_the_end and step == 1)
 
 
 def _conv2d(
@@ -293,17 +298,18 @@ def _batch_norm(
     weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
 ) -> nn.Module:
     layer = nn.BatchNorm2d(len(mean), eps, momentum)
+    assert layer.running_mean is not None and layer.running_var is not None
     with torch.no_grad():
         layer.weight.copy_(weight)
         if bias is not None:
             layer.bias.copy_(bias)
-        layer.running_mean.copy_(mean)  # type: ignore[union-attr]
-        layer.running_var.copy_(variance)  # type: ignore[union-attr]
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
     return layer
 
 
-def _fill(layer: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _fill(layer: nn.Conv2d | nn.Linear | nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> nn.Module:
     layer.weight = nn.Parameter(weight)
     if bias is not None:
         layer.bias = nn.Parameter(bias)
-    return layer  # type: ignore[no-any-return]
+    return layer
