@@ -41,9 +41,14 @@ class UploadRepository(Generic[UploadRow]):
         return self._session.scalars(query).one_or_none()
 
     def hold(self, id: str, owner: str) -> UploadRow | None:
-        """As `get`, and nobody deletes it until this transaction ends."""
+        """As `get`, and nobody deletes or decides it until this transaction ends.
+
+        So a job that is added on a pending upload is there when `waiting_for` is asked after the
+        decision: it cannot be forgotten between the two.
+        """
         query = select(self.table).where(self.table.id == id, self.table.owner == owner)
-        return self._session.scalars(query.with_for_update(read=True, key_share=True)).one_or_none()
+        held = query.with_for_update(read=True).execution_options(populate_existing=True)
+        return self._session.scalars(held).one_or_none()
 
     def by_fingerprint(self, fingerprint: str) -> UploadRow | None:
         query = select(self.table).where(self.table.fingerprint == fingerprint)

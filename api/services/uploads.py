@@ -85,7 +85,8 @@ def _put(
     known = repository.by_fingerprint(row.fingerprint)
     if known is None or not blobs.exists(row.blob_sha256):
         file.commit()
-    return (known, False) if known is not None else (repository.add(row), True)
+    held = repository.hold(known.id, known.owner) if known is not None else None
+    return (held, False) if held is not None else (repository.add(row), True)
 
 
 def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> UploadRow:

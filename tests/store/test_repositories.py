@@ -100,6 +100,29 @@ def test_a_job_cannot_slip_in_beside_a_deletion(database: Database) -> None:
             assert (inserted.result() is None) == deleted.result()
 
 
+def test_no_job_is_forgotten_between_its_insertion_and_the_end_of_an_inspection(database: Database) -> None:
+    """Either the job sees a ready checkpoint, or whoever made it ready sees the job."""
+
+    def insert(id: str) -> str:
+        with database.write() as work:
+            found = work.checkpoints.hold(id, "local")
+            assert found is not None
+            work.jobs.add(job(id))
+            return found.state
+
+    def decide(id: str) -> int:
+        with database.write() as work:
+            assert work.checkpoints.mark_ready(id, {})
+            return len(work.jobs.waiting_for(id))
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            with database.write() as work:
+                id = work.checkpoints.add(checkpoint(state="pending")).id
+            seen, waiting = pool.submit(insert, id), pool.submit(decide, id)
+            assert (seen.result() == "ready") == (waiting.result() == 0)
+
+
 def test_blobs_are_in_use_while_any_row_names_them(database: Database) -> None:
     with database.write() as work:
         id = work.checkpoints.add(checkpoint(blob_sha256="12" * 32)).id
