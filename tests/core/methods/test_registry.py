@@ -1,0 +1,28 @@
+"""Every method has a config, a test and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.methods.registry import METHODS, folds_bn
+from core.spec import METHOD_CONFIGS, ZaqConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_methods_and_configs_are_the_same() -> None:
+    assert METHODS.keys() == METHOD_CONFIGS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_test_and_a_page(name: str) -> None:
+    assert (ROOT / f"tests/core/methods/test_{name}.py").is_file()
+    assert (ROOT / f"docs/methods/{name}.md").is_file()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_fold_bn_and_the_paper_preset_keeps_it(name: str) -> None:
+    assert folds_bn(METHOD_CONFIGS[name]())
+    assert not folds_bn(ZaqConfig(preset="paper"))
