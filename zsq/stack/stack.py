@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -20,6 +21,9 @@ from zsq.stack.broker import Broker, free_port
 from zsq.stack.errors import StackError
 from zsq.stack.part import Part, ending
 from zsq.stack.restarts import Restarts
+
+if TYPE_CHECKING:
+    from zsq.stack.settings import StackSettings
 
 START_SECONDS = 90.0
 STOP_SECONDS = 8.0
@@ -35,7 +39,8 @@ class Stack:
     """A running zsq. Entering starts it and returns once it is ready; leaving stops every process.
 
     Options left out come from `ZSQ_PORT`, `ZSQ_DATA_DIR`, `ZSQ_BROKER_URL` or their defaults; port
-    0 takes a free one. `env` is added to the environment of the parts. Raises StackError.
+    0 takes a free one. `env` is added to the environment of the parts; an empty `ZSQ_BROKER_URL` in
+    it means a broker of the stack's own. Raises StackError.
 
     One thread does all the work: the kernel kills the parts when the thread that started them ends,
     so that even a killed supervisor leaves nothing running.
@@ -49,14 +54,11 @@ class Stack:
         env: Mapping[str, str] | None = None,
         say: Callable[[str], None] = _say,
     ) -> None:
-        # Late: the client alone is installed without it.
-        from zsq.stack.settings import StackSettings
-
-        settings = StackSettings()
+        settings = _settings()
         self.data_dir = (data_dir or settings.data_dir).expanduser().absolute()
         self.port = settings.port if port is None else port
-        self._broker_url = settings.broker_url
         self._extra = dict(env or {})
+        self._broker_url = self._extra.get("ZSQ_BROKER_URL", settings.broker_url) or None
         self._say = say
         self._parts: dict[str, Part] = {}
         self._restarts: dict[str, Restarts] = {}
@@ -261,6 +263,18 @@ class _Probe:
             return False
         self.answer = response.text[:500]
         return response.status_code == 200
+
+
+def _settings() -> StackSettings:
+    try:
+        # Late: the client alone is installed without pydantic.
+        from zsq.stack.settings import StackSettings
+
+        return StackSettings()
+    except ImportError as error:
+        raise StackError(f"This needs the whole of zsq: pip install 'zsq[local]' ({error}).") from error
+    except ValueError as error:
+        raise StackError(f"A setting cannot be used: {error}") from error
 
 
 def _claim_port(port: int) -> int:

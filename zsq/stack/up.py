@@ -31,13 +31,12 @@ def up(port: int | None = None, data_dir: Path | None = None) -> None:
         told = True
         raise _Told
 
-    before = {number: signal.signal(number, tell) for number in _SIGNALS}
+    # Not put back afterwards: the process is at its end, and another Ctrl-C must not spoil that.
+    for number in _SIGNALS:
+        signal.signal(number, tell)
     try:
         with stack:
             print(f"zsq is up: {stack.url}   data: {stack.data_dir}   Ctrl-C stops it.", flush=True)
             stack.wait()
     except _Told:
         print("zsq is stopped.", flush=True)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

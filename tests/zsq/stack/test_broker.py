@@ -9,7 +9,6 @@ import redis
 
 from zsq.stack.broker import Broker
 from zsq.stack.part import Part
-from zsq.stack.stack import Stack
 
 
 def started(folder: Path) -> tuple[Broker, Part]:
@@ -43,11 +42,3 @@ def test_the_broker_wants_its_password_and_keeps_its_messages(tmp_path: Path) ->
 def test_the_password_is_for_its_owner_alone(tmp_path: Path) -> None:
     Broker(tmp_path)
     assert stat.S_IMODE((tmp_path / "valkey.conf").stat().st_mode) == 0o600
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ZSQ_PORT", "8123")
-    monkeypatch.setenv("ZSQ_DATA_DIR", str(tmp_path / "elsewhere"))
-    stack = Stack()
-    assert (stack.url, stack.data_dir) == ("http://127.0.0.1:8123", tmp_path / "elsewhere")
-    assert Stack(port=0).port == 0
