@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import fx, nn
@@ -51,7 +53,7 @@ def _teacher() -> fx.GraphModule:
 
 @pytest.fixture
 def teacher(_teacher: fx.GraphModule) -> fx.GraphModule:
-    return _teacher
+    return deepcopy(_teacher)
 
 
 @pytest.fixture
