@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ class Builder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self._count: dict[str, int] = {}
+        self._count: dict[str, int] = {INPUT: 1, OUTPUT: 1}
 
     def name(self, wish: str) -> str:
         """`wish`, or `wish_2`, `wish_3` … where it is taken."""
@@ -35,7 +36,9 @@ class Builder:
     def shared(self, value: Any, dtype: Any) -> str:
         """A small constant that every node may share."""
         array = np.asarray(value, dtype=dtype)
-        name = f"const.{array.dtype}.{'x'.join(map(str, array.shape))}.{array.tobytes().hex()}"
+        content = array.tobytes()
+        value_name = content.hex() if len(content) <= 32 else hashlib.sha256(content).hexdigest()
+        name = f"const.{array.dtype}.{'x'.join(map(str, array.shape))}.{value_name}"
         if name not in self.initializers:
             self.initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name

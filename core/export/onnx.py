@@ -23,8 +23,8 @@ from core.export.packing import weight_nodes
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import constant_nodes
-from core.networks.graph import module_of, shape_of
+from core.fake_quant.placement import ceiling_of, constant_nodes, is_passthrough
+from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
 _SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
@@ -79,6 +79,7 @@ class _Emitter:
         self.constants_only = constant_nodes(self.graph)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
+        self.written: dict[str, list[str]] = {}
         self.clamped = 0
 
     def run(self, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]) -> Exported:
@@ -140,7 +141,7 @@ class _Emitter:
             index = node.args[1]
             assert isinstance(index, int)
             return self.values[source_of(node)].parts[index]
-        if node.target in MOVES:
+        if is_passthrough(self.graph, node):
             return self.emit_move(node)
         if self.is_absorbed(node):
             return self.values[source_of(node)]
@@ -164,7 +165,7 @@ class _Emitter:
         if isinstance(module, nn.LayerNorm):
             inputs = [self.value(source), *self.constants(module, name, ["weight", "bias"])]
             return Value(floats=b.node("LayerNormalization", inputs, node.name, epsilon=module.eps))
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BatchNorm):
             names = ["weight", "bias", "running_mean", "running_var"]
             inputs = [self.value(source), *self.constants(module, name, names)]
             return Value(floats=b.node("BatchNormalization", inputs, node.name, epsilon=module.eps))
@@ -220,25 +221,19 @@ class _Emitter:
 
     def is_absorbed(self, node: fx.Node) -> bool:
         """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: from 0 (and up to 6)."""
-        if node.target not in (aten.relu.default, aten.hardtanh.default) or len(node.users) != 1:
+        ceiling = ceiling_of(node)
+        if ceiling is None or len(node.users) != 1:
             return False
         quantizer = module_of(self.graph, next(iter(node.users)))
         if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != 0:
             return False
-        top = float(quantizer.scale) * quantizer.high
-        return node.target is aten.relu.default or (
-            tuple(node.args[1:3]) in ((0.0, 6.0), (0, 6)) and top <= 6.0 * (1 + 1e-6)
-        )
+        return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
     # --- weighted layers ---
 
     def emit_convolution(self, node: fx.Node, source: fx.Node, layer: nn.Conv2d) -> str:
         x = self.value(source)
         weight, bias = self.emit_parameters(str(node.target), source, layer)
-        padding = layer.padding
-        attributes: dict[str, Any] = {"pads": [*padding, *padding]}
-        if isinstance(padding, str):
-            attributes = {"auto_pad": "SAME_UPPER" if padding == "same" else "VALID"}
         return self.builder.node(
             "Conv",
             [x, weight, *bias],
@@ -247,7 +242,7 @@ class _Emitter:
             strides=list(layer.stride),
             dilations=list(layer.dilation),
             group=layer.groups,
-            **attributes,
+            pads=_pads(layer),
         )
 
     def emit_linear(self, node: fx.Node, source: fx.Node, layer: nn.Linear) -> Value:
@@ -269,20 +264,14 @@ class _Emitter:
     ) -> tuple[str, list[str]]:
         """The weight's float tensor and, where there is one, the bias's."""
         b = self.builder
-        name = b.name(name)
+        if name not in self.written:  # a layer may run twice
+            if isinstance(layer, QuantConv2d | QuantLinear):
+                self.written[name] = self.emit_low_bit_weight(name, layer)
+            else:
+                self.written[name] = self.constants(layer, name, ["weight", "bias"])
         if not isinstance(layer, QuantConv2d | QuantLinear):
-            constants = self.constants(layer, name, ["weight", "bias"])
-            return constants[0], constants[1:]
-        grid = layer.grid()
-        codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
-        initializers, nodes, integers = weight_nodes(codes, grid, layer.bits, f"{name}.weight")
-        for tensor in initializers:
-            b.add_initializer(tensor)
-        b.nodes.extend(nodes)
-        scale = b.constant(grid.scale.numpy(), f"{name}.scale")
-        inputs = [integers, scale]
-        if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
-            inputs.append(b.shared(np.zeros(len(codes)), np.int8))
+            return self.written[name][0], self.written[name][1:]
+        grid, inputs = layer.grid(), self.written[name]
         weight = b.node("DequantizeLinear", inputs, f"{name}.weight.float", axis=0)
         bias = layer.low_bit_bias()
         read = self.values[source].grid
@@ -290,7 +279,20 @@ class _Emitter:
             return weight, []
         if read is None:  # the layer reads a float tensor: it stays a float layer, its bias too
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
-        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
+        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, inputs[1])]
+
+    def emit_low_bit_weight(self, name: str, layer: QuantConv2d | QuantLinear) -> list[str]:
+        """What a DequantizeLinear reads: the integers, their scales and, if need be, their zero-points."""
+        grid, b = layer.grid(), self.builder
+        codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
+        initializers, nodes, integers = weight_nodes(codes, grid, layer.bits, f"{name}.weight")
+        for tensor in initializers:
+            b.add_initializer(tensor)
+        b.nodes.extend(nodes)
+        inputs = [integers, b.constant(grid.scale.numpy(), f"{name}.scale")]
+        if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
+            inputs.append(b.shared(np.zeros(len(codes)), np.int8))
+        return inputs
 
     def emit_bias(
         self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
@@ -318,3 +320,13 @@ class _Emitter:
             value = function(*given[0], **given[1])
         assert isinstance(value, Tensor)
         return value.detach()
+
+
+def _pads(layer: nn.Conv2d) -> list[int]:
+    """Zeros before each dimension, then after each. Written out: ONNX's SAME_UPPER refuses dilation."""
+    if not isinstance(layer.padding, str):
+        return [int(size) for size in layer.padding] * 2
+    if layer.padding == "valid":
+        return [0, 0, 0, 0]
+    totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return [total // 2 for total in totals] + [total - total // 2 for total in totals]

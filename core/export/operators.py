@@ -122,12 +122,16 @@ def select(b: Builder, node: fx.Node, x: str, zero: str) -> str:
 
 
 def pad(b: Builder, node: fx.Node, x: str, zero: str) -> str:
-    widths = arguments(node)[0]
+    return b.node("Pad", [x, _pads(b, node, arguments(node)[0]), zero], node.name)
+
+
+def _pads(b: Builder, node: fx.Node, widths: Sequence[int]) -> str:
+    """torch lists (before, after) from the last dimension on; ONNX all the befores, then all the afters."""
     rank = len(static_shape(node))
     before, after = [0] * rank, [0] * rank
     for index in range(len(widths) // 2):
         before[rank - 1 - index], after[rank - 1 - index] = widths[2 * index : 2 * index + 2]
-    return b.node("Pad", [x, b.shared(before + after, np.int64), zero], node.name)
+    return b.shared(before + after, np.int64)
 
 
 MOVES: dict[Any, Callable[[Builder, fx.Node, str, str], str]] = {
@@ -166,7 +170,8 @@ def binary(kind: str) -> Operator:
 
 
 def clip(t: Tensors, node: fx.Node) -> str:
-    low, high = arguments(node, -1.0, 1.0)[:2]
+    defaults = (-1.0, 1.0) if node.target is aten.hardtanh.default else (None, None)
+    low, high = arguments(node, *defaults)
     bounds = [t.builder.shared(bound, np.float32) if bound is not None else "" for bound in (low, high)]
     return t.builder.node("Clip", [t.value(node.args[0]), *bounds], node.name)
 
@@ -198,6 +203,20 @@ def mean(t: Tensors, node: fx.Node) -> str:
         pooled = t.builder.node("GlobalAveragePool", [x], node.name if keep else f"{node.name}.pool")
         return pooled if keep else flatten(t.builder, pooled, node)
     return t.builder.node("ReduceMean", [x, t.builder.shared(axes, np.int64)], node.name, keepdims=int(keep))
+
+
+def pad_with_values(t: Tensors, node: fx.Node) -> str:
+    """Padding with anything but zeros computes: the values are not the tensor's own codes."""
+    if node.target is aten.constant_pad_nd.default:
+        widths, value = arguments(node, None, 0)
+        mode = "constant"
+    else:
+        widths, mode, value = arguments(node, None, "constant", None)
+    kinds = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    inputs = [t.value(node.args[0]), _pads(t.builder, node, widths)]
+    if mode == "constant":
+        inputs.append(t.builder.shared(value or 0, np.float32))
+    return t.builder.node("Pad", inputs, node.name, mode=kinds[mode])
 
 
 def flatten(b: Builder, x: str, node: fx.Node) -> str:
@@ -315,4 +334,6 @@ COMPUTES: dict[Any, Operator] = {
     aten.matmul.default: matmul,
     aten.einsum.default: einsum,
     aten.expand.default: expand,
+    aten.pad.default: pad_with_values,
+    aten.constant_pad_nd.default: pad_with_values,
 }

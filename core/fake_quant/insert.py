@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax, ObserverFactory
-from core.fake_quant.placement import Placement, is_passthrough, place
+from core.fake_quant.placement import Placement, is_passthrough, place, source_of
 from core.networks.fold_bn import fold_bn, fold_into
-from core.networks.graph import module_of, shape_of, with_outputs
+from core.networks.graph import BatchNorm, module_of, shape_of, with_outputs
 from core.spec import BitSpec
 
 QUANTIZERS = "quantizers"
@@ -92,7 +92,7 @@ class Student(nn.Module):
         graph = student.graph
         for node in list(graph.graph.nodes):
             norm = module_of(graph, node)
-            if not isinstance(norm, nn.BatchNorm2d) or node.name not in graph.meta["foldable"]:
+            if not isinstance(norm, BatchNorm) or node.name not in graph.meta["foldable"]:
                 continue
             before = node.args[0]
             layer = module_of(graph, before)
@@ -115,7 +115,7 @@ def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) 
     shape = fold_bn(teacher)  # placement is decided on the graph that will run
     placement = place(shape, bits)
     left = {node.name for node in shape.graph.nodes}
-    norms = [n for n in teacher.graph.nodes if isinstance(module_of(teacher, n), nn.BatchNorm2d)]
+    norms = [n for n in teacher.graph.nodes if isinstance(module_of(teacher, n), BatchNorm)]
     folded = {node.name: node.args[0].name for node in norms if node.name not in left}
     graph = shape if fold else deepcopy(teacher)
     graph.meta["folded"] = folded if fold else {}
@@ -180,10 +180,7 @@ def _tell_layers_what_they_read(graph: fx.GraphModule) -> None:
         layer = module_of(graph, node)
         if not isinstance(layer, QuantConv2d | QuantLinear):
             continue
-        source = node.args[0]
-        while is_passthrough(graph, source):
-            source = source.args[0]
-        quantizer = module_of(graph, source)
+        quantizer = module_of(graph, source_of(graph, node))
         listen(layer, quantizer if isinstance(quantizer, ActivationQuantizer) else None)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -32,8 +33,6 @@ from core.spec import BitSpec
 aten = torch.ops.aten
 
 WIDE = 8  # bits at which everything but convolutions and linear layers reads
-
-CLIPS: dict[Any, float | None] = {aten.relu.default: None, aten.hardtanh.default: 6.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
             _share(demands, wanted)
         placement.stored[node.name] = max(demands.values())
         placement.read.update({(node.name, reader.name): width for reader, width in demands.items()})
-        ceiling = CLIPS.get(node.target)
-        if ceiling is not None:
+        ceiling = ceiling_of(node)
+        if ceiling is not None and isfinite(ceiling):
             placement.ceilings[node.name] = ceiling
     return placement
 
@@ -97,6 +96,13 @@ def is_passthrough(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.target is aten.constant_pad_nd.default:
         return bool(len(node.args) < 3 or node.args[2] in (None, 0))
     return node.target in PASSTHROUGH or _is_getitem_of_split(node)
+
+
+def source_of(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Where the values that the node reads first come from, behind everything that only moves them."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source_of(graph, source) if is_passthrough(graph, source) else source
 
 
 PASSTHROUGH: frozenset[Any] = frozenset(
@@ -134,10 +140,20 @@ def clip_before(node: fx.Node) -> fx.Node | None:
     if len(node.users) != 1:
         return None
     (reader,) = node.users
-    if reader.target is aten.relu.default:
-        return reader
-    if reader.target is aten.hardtanh.default and tuple(reader.args[1:3]) in ((0.0, 6.0), (0, 6)):
-        return reader
+    return reader if ceiling_of(reader) is not None else None
+
+
+def ceiling_of(node: fx.Node) -> float | None:
+    """The largest value that a clipping activation lets through: infinity for ReLU, 6 for ReLU6.
+
+    None for any other operator; one that does not clip at 0 is an ordinary function.
+    """
+    if node.target is aten.relu.default:
+        return inf
+    if node.target is aten.hardtanh.default:
+        given: list[Any] = list(node.args[1:3])
+        low, high = given + [-1.0, 1.0][len(given) :]
+        return float(high) if low == 0 < high else None
     return None
 
 
@@ -187,7 +203,7 @@ def _layer(
     name, override = str(node.target), bits.for_layer(str(node.target))
     edge = node is layers[0] or node is layers[-1]
     weight = override.weight or (bits.first_last if edge and bits.first_last else bits.weight)
-    reads_image = all(source.op == "placeholder" for source in node.all_input_nodes)
+    reads_image = source_of(graph, node).op == "placeholder"
     wide = reads_image or (node is layers[-1] and isinstance(module, nn.Linear))
     activation = override.activation or (WIDE if wide else bits.activation)
     if reads_image:

@@ -11,7 +11,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, fx, nn
 
-from core.networks.graph import module_of
+from core.networks.graph import BatchNorm, module_of, shape_of
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -28,12 +28,14 @@ def fold_bn(graph: fx.GraphModule) -> fx.GraphModule:
             uses[str(node.target)] = uses.get(str(node.target), 0) + 1
     for node in list(graph.graph.nodes):
         norm = module_of(graph, node)
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, BatchNorm):
             continue
         before = node.args[0]
         layer = module_of(graph, before)
         if not isinstance(layer, Layer) or len(before.users) > 1 or uses[str(before.target)] > 1:
             continue
+        if isinstance(layer, nn.Linear) and len(shape_of(before) or ()) != 2:
+            continue  # it normalizes another dimension than the layer's outputs
         fold_into(layer, norm)
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)
@@ -43,7 +45,7 @@ def fold_bn(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def fold_into(layer: Layer, norm: nn.BatchNorm2d) -> None:
+def fold_into(layer: Layer, norm: BatchNorm) -> None:
     """Rewrites the layer's weight (rows are output channels) and bias in place."""
     gain = batch_norm_gain(norm)
     weight = layer.weight
@@ -54,7 +56,7 @@ def fold_into(layer: Layer, norm: nn.BatchNorm2d) -> None:
     layer.bias = nn.Parameter(norm.bias + (bias - mean) * gain)
 
 
-def batch_norm_gain(norm: nn.BatchNorm2d) -> Tensor:
+def batch_norm_gain(norm: BatchNorm) -> Tensor:
     """g/√(v + ε) per channel, shape [C]."""
     assert norm.running_var is not None
     return norm.weight / torch.sqrt(norm.running_var + norm.eps)

@@ -3,7 +3,7 @@
 `trace` captures the network with `torch.export`, whose functional ATen graph has one spelling for
 each operator, and puts the layers that carry weights back as modules under their original names:
 
-    call_module    nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm   ("layer1.0.conv1")
+    call_module    nn.Conv2d, nn.Linear, nn.LayerNorm, BatchNorm        ("layer1.0.conv1")
     call_function  ATen overloads without weights                       (aten.relu.default)
     get_attr       parameters that stand alone                          ("encoder.pos_embedding")
 
@@ -24,6 +24,8 @@ from torch import Tensor, fx, nn
 from core.errors import ArchitectureError
 
 aten = torch.ops.aten
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 _BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 
@@ -165,11 +167,15 @@ class _Normalizer:
         if node.target is aten.layer_norm.default and isinstance(node.args[2], fx.Node):
             return self.layer(node, _layer_norm, weight=2)
         if node.target is _BATCH_NORM:
-            return self.layer(node, _batch_norm)
+            return self.layer(node, _batch_norm if _rank(node.args[0]) == 4 else _batch_norm_1d)
         if node.target is operator.getitem and _target(node.args[0]) is _BATCH_NORM:
             return self.read(node.args[0])
         if node.target in _IDENTITIES or _is_whole_slice(node):
             return self.read(node.args[0])
+        if node.target is aten.relu6.default:  # what nn.ReLU6 becomes
+            return self.keep(
+                node, self.graph.call_function(aten.hardtanh.default, (self.read(node.args[0]), 0.0, 6.0))
+            )
         # A view needs the memory layout it was traced with; without the clones, and with
         # channels-last inputs, only a reshape is right.
         target = aten.reshape.default if node.target in _VIEWS else node.target
@@ -241,6 +247,10 @@ def _target(argument: Any) -> Any:
     return argument.target if isinstance(argument, fx.Node) else None
 
 
+def _rank(argument: Any) -> int:
+    return int(argument.meta["val"].dim())
+
+
 def _has_module(root: nn.Module, path: str) -> bool:
     try:
         return len(list(root.get_submodule(path).parameters(recurse=False))) > 0
@@ -294,10 +304,24 @@ def _layer_norm(
     return _fill(nn.LayerNorm(list(shape), eps, bias=bias is not None, device="meta"), weight, bias)
 
 
-def _batch_norm(
-    weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+def _batch_norm(*arguments: Any) -> nn.Module:
+    return _fill_norm(nn.BatchNorm2d, *arguments)
+
+
+def _batch_norm_1d(*arguments: Any) -> nn.Module:
+    return _fill_norm(nn.BatchNorm1d, *arguments)
+
+
+def _fill_norm(
+    kind: type[BatchNorm],
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
 ) -> nn.Module:
-    layer = nn.BatchNorm2d(len(mean), eps, momentum)
+    layer = kind(len(mean), eps, momentum)
     assert layer.running_mean is not None and layer.running_var is not None
     with torch.no_grad():
         layer.weight.copy_(weight)
