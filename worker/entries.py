@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from core.context import RunContext
 from core.pipeline import CheckpointInput, DatasetInput
 from core.pipeline import inspect_checkpoint as core_inspect_checkpoint
 from core.pipeline import inspect_dataset as core_inspect_dataset
 from core.pipeline import quantize as core_quantize
-
-from core.context import RunContext
 from core.spec import NetworkSpec, QuantizationSpec
 
 
