@@ -22,7 +22,7 @@ $(STAMP): requirements/all.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "zsq needs Python 3.11 or newer with its venv module (Debian: python3-venv);" \
 		"found none. Name one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements/all.lock
+	$(PIP) install --quiet --no-compile --no-deps --require-hashes -r requirements/all.lock
 	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 

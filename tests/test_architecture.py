@@ -91,6 +91,15 @@ def test_every_setting_is_documented_and_nothing_else_is(place: str) -> None:
     assert documented - others == set(settings())
 
 
+def test_the_example_says_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied to `.env` it changes nothing."""
+    for name in settings():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for cls in settings_classes():
+        assert cls(_env_file=ROOT / ".env.example") == cls(_env_file=None), cls
+
+
 def method_names() -> list[str]:
     from core.spec import METHOD_CONFIGS
 

@@ -67,7 +67,7 @@ def _interval(value: Any) -> tuple[str, str]:
 
 
 def file_table(report: Mapping[str, Any]) -> Table:
-    """float32 against what was made: bytes (and what the bits alone would take), latency."""
+    """float32 against what was made: bytes (and what the bits alone would take), latency of one image."""
     table = Table(title="File and speed", title_justify="left")
     table.add_column("")
     for name in ("float32", "quantized", "ratio"):
@@ -76,10 +76,24 @@ def file_table(report: Mapping[str, Any]) -> Table:
     ideal = _at(report, "artifact", "ideal_bytes")
     table.add_row("size", size(full), size(ours), _ratio(full, ours))
     table.add_row("size, ideal (bits × weights)", DASH, size(ideal), _ratio(full, ideal))
-    for label, key in (("latency, median", "median_ms"), ("latency, p90", "p90_ms")):
-        before, after = _at(report, "latency", "float32", key), _at(report, "latency", "quantized", key)
-        table.add_row(label, milliseconds(before), milliseconds(after), _ratio(before, after))
+    for measured in _latencies(report):
+        threads = _at(measured, "threads")
+        on = f", {threads} thread{'s' if threads != 1 else ''}" if threads else ""
+        for label, key in (("median", "median_ms"), ("p90", "p90_ms")):
+            before, after = _at(measured, "float32", key), _at(measured, "quantized", key)
+            table.add_row(
+                f"latency{on}, {label}", milliseconds(before), milliseconds(after), _ratio(before, after)
+            )
+    share = _at(report, "verification", "integer_mac_share")
+    if isinstance(share, int | float):
+        table.add_row("multiplications in integer kernels", DASH, f"{share:.1%}", DASH)
     return table
+
+
+def _latencies(report: Mapping[str, Any]) -> list[Any]:
+    """One entry a number of threads; at least one, so that what is missing is seen to be."""
+    found = report.get("latency")
+    return found if isinstance(found, list) and found else [found]
 
 
 def _ratio(before: Any, after: Any) -> str:

@@ -54,7 +54,7 @@ def news(job: Job) -> str:
         parts.append(f"{job.progress.step}/{job.progress.steps}")
         if job.progress.eta_seconds is not None:
             parts.append(f"{duration(job.progress.eta_seconds)} left")
-    if job.status == "running":
+    if job.status == "running" and job.progress.steps:
         parts += [f"{name} {value:.3g}" for name, value in job.metrics.items() if _is_number(value)][:3]
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")

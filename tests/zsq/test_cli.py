@@ -25,12 +25,25 @@ REPORT: dict[str, Any] = {
         "onnxruntime": {"correct": 699, "total": 719, "top1": 97.22, "top5": 100.0, "ci95": [95.75, 98.2]},
     },
     "artifact": {"bytes": 150_000, "ideal_bytes": 140_000, "float32_bytes": 1_100_000, "profile": "packed"},
-    "latency": {"float32": {"median_ms": 2.0, "p90_ms": 3.0}, "quantized": {"median_ms": 1.0, "p90_ms": 1.5}},
+    "latency": [
+        {
+            "threads": 2,
+            "float32": {"median_ms": 2.0, "p90_ms": 3.0},
+            "quantized": {"median_ms": 1.0, "p90_ms": 1.5},
+        }
+    ],
+    "verification": {"integer_mac_share": 0.995},
 }
 
 
 def job(status: str, **fields: Any) -> dict[str, Any]:
-    return {"id": "job_1", "status": status, "method": "zaq", "progress": {"fraction": 0.4}, **fields}
+    return {
+        "id": "job_1",
+        "status": status,
+        "method": "zaq",
+        "progress": {"fraction": 0.4, "step": 2, "steps": 5},
+        **fields,
+    }
 
 
 class Fake(ThreadingHTTPServer):
@@ -122,7 +135,17 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     sent = json.loads(fake.bodies["/v1/jobs"])
     assert sent["method"] == {"name": "zaq", "budget": {"iterations": 3}}
     assert (sent["bits"], sent["seed"], sent["evaluation"]) == ("w4a4", 5, {"dataset_id": "data_1"})
-    for shown in ("training", "loss 0.25", "69.54 %", "500 of 719", "97.22 %", "699 of 719", "2.00×"):
+    for shown in (
+        "training",
+        "loss 0.25",
+        "69.54 %",
+        "500 of 719",
+        "97.22 %",
+        "699 of 719",
+        "2 threads, median",
+        "2.00×",
+        "99.5%",
+    ):
         assert shown in result.output, shown
     assert "\x1b" not in result.output
 
