@@ -155,6 +155,7 @@ def _tar_names(path: Path) -> list[str]:
                     raise DatasetError(f"The archive holds {member.name!r} twice.", field="file")
                 seen.add(member.name)
                 names.append(member.name)
+            _check_tar_end(tar)
     except (tarfile.TarError, *archive.READ_ERRORS) as reason:
         if not names:
             raise DatasetError(
@@ -162,6 +163,14 @@ def _tar_names(path: Path) -> list[str]:
             ) from reason
         raise _cut_off() from reason
     return names
+
+
+def _check_tar_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a header that is damaged or cut off for the end: the images behind it would be lost."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("the archive's end mark is missing")
 
 
 class _Bounded(io.BufferedReader):

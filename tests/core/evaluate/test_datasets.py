@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import random
 import struct
@@ -237,6 +238,24 @@ def test_a_truncated_file(tmp_path: Path, kind: str, share: float) -> None:
     whole = path.read_bytes().rstrip(b"\0")
     path.write_bytes(whole[: int(len(whole) * share)])
     assert refused(path).code in ("truncated_file", "invalid_dataset")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_loses_images_is_refused_and_not_read_as_a_smaller_set(tmp_path: Path, mode: str) -> None:
+    files = {f"{i}/a.png": png(x) for i, x in enumerate(pixels(3))}
+    path = make_tar(tmp_path / "a", files)
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1].offset
+    whole = path.read_bytes()
+    broken = bytearray(whole)
+    broken[last] ^= 1
+    pack = gzip.compress if mode == "w:gz" else bytes
+    # Cut between two members, within a header, and whole but with a header that does not add up.
+    for content in (whole[:last], whole[: last + 100], bytes(broken)):
+        path.write_bytes(pack(content))
+        assert refused(path).code == "truncated_file"
+    path.write_bytes(pack(whole))
+    assert inspect_dataset(path)["images"] == 3
 
 
 def test_a_damaged_member_is_noticed(tmp_path: Path) -> None:
