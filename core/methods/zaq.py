@@ -72,7 +72,9 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         if statistics.layers == 0:
             notes.append("No batch-normalization statistics: only the discrepancy guides the generator.")
         with context.phase("synthesizing"):
+            before = 0
             if settings.ranges != "widening":
+                before = _CALIBRATION_ITERATIONS if statistics.layers else 0
                 images = distill(
                     teacher,
                     image_shape(teacher),
@@ -80,6 +82,7 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
                     iterations=_CALIBRATION_ITERATIONS,
                     context=context,
                     enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
+                    later_steps=settings.warmup_iterations,
                 ).images
                 calibrate(student, images, context, MinError)
             game = Game(teacher, student, statistics, settings, context)
@@ -87,7 +90,8 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
                 if statistics.layers == 0 or clock.share() > _SYNTHESIS_SHARE:
                     break
                 losses = game.warm_up_step()
-                context.step(step + 1, settings.warmup_iterations, losses)
+                done = before + step + 1
+                context.step(done, before + settings.warmup_iterations, losses)
         student.train(not settings.fold_bn)
         if settings.ranges == "widening":
             stack.enter_context(student.observing(MinMax))

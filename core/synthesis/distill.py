@@ -51,11 +51,13 @@ def distill(
     measure: Measure = "std",
     random: torch.Generator | None = None,
     enough: Callable[[], bool] = lambda: False,
+    later_steps: int = 0,
 ) -> Distilled:
     """Makes `images` images of `shape` (C, H, W) in batches, `iterations` Adam steps a batch.
 
     `network` must be in eval mode; its parameters get no gradients. A batch is left as it is once
-    `enough()` says so, and a batch not yet begun gets one step. Raises Canceled and DeadlineExceeded.
+    `enough()` says so, and a batch not yet begun gets one step. `later_steps` is how many steps the caller
+    will report after these in the same phase. Raises Canceled and DeadlineExceeded.
     """
     random = random or torch.Generator().manual_seed(context.seed)
     # Balanced, because a last batch of one or two images has statistics of its own.
@@ -79,7 +81,8 @@ def distill(
                 schedule.step()
                 if step == 0:
                     firsts.append(distance.item())
-                context.step(index * iterations + step + 1, steps, {"bn_statistics": distance.item()})
+                done = index * iterations + step + 1
+                context.step(done, steps + later_steps, {"bn_statistics": distance.item()})
                 if enough():
                     break
             batches[index] = x_NCHW.detach()

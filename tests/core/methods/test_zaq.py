@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from core.context import RunContext
+from core.context import Progress, RunContext
 from core.errors import Canceled, Diverged
 from core.fake_quant.insert import Student, build_student
 from core.fake_quant.observers import MinError
@@ -151,6 +151,15 @@ def test_the_smallest_budget_in_seconds_still_trains_once(teacher: fx.GraphModul
     config = replace(SMALL, budget=Budget(seconds=1e-6))
     summary = zaq.run(teacher, student_of(teacher), config, context(tmp_path))
     assert summary.iterations == 1 and summary.stopped_by == "seconds"
+
+
+def test_progress_within_a_phase_never_falls(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    news: list[Progress] = []
+    zaq.run(teacher, student_of(teacher), SMALL, context(tmp_path, emit=news.append, interval=0.0))
+    fractions = [item.fraction for item in news]
+    assert fractions == sorted(fractions)
+    assert {item.phase for item in news} == {"synthesizing", "training"}
+    assert news[-1].step == news[-1].steps == 3
 
 
 def test_cancel_stops_within_a_step(teacher: fx.GraphModule, tmp_path: Path) -> None:
