@@ -24,6 +24,7 @@ from torch import nn
 from core.context import RunContext
 from core.errors import ZsqError
 from core.export.onnx import export_student
+from core.export.operators import check_operators
 from core.export.parity import compare
 from core.export.realized import realized_precision
 from core.fake_quant.insert import build_student
@@ -65,6 +66,7 @@ def check(name: str, bits: str, scratch: Path) -> dict[str, object]:
     began = time.perf_counter()
     network = sane(architectures.build(name, num_classes=10), shape)
     teacher = trace(network, shape)
+    check_operators(teacher)
     student = build_student(teacher, BitSpec.parse(bits)).eval()
     context = RunContext(scratch, device=torch.device("cpu"))
     registry.run(teacher, student, MinMaxConfig(images=8, iterations=2), context)

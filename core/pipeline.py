@@ -32,6 +32,7 @@ from core.evaluate.report import (
 )
 from core.export.latency import measure_latency
 from core.export.onnx import Exported, export_float, export_student
+from core.export.operators import check_operators
 from core.export.parity import compare
 from core.export.realized import realized_precision
 from core.export.session import open_session
@@ -86,7 +87,7 @@ def inspect_checkpoint(checkpoint: CheckpointInput) -> dict[str, Any]:
     Traces the network too, so that what cannot be captured is refused here and not in a job.
     """
     loaded = load_network(checkpoint.path, checkpoint.network)
-    trace(loaded.network, loaded.input_shape)
+    check_operators(trace(loaded.network, loaded.input_shape))
     return loaded.inspection
 
 
@@ -139,6 +140,7 @@ class _Job:
                 self.dataset.check(self.loaded.num_classes)
             teacher = trace(self.loaded.network, self.loaded.input_shape)
             teacher.requires_grad_(False)
+            check_operators(teacher)
         baseline = self.baseline(teacher)
         student, summary = self.method(teacher)
         with context.phase("evaluating"):

@@ -25,7 +25,12 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Strict(), Field(ge=1)]
 
-_SHORTHAND = re.compile(r"[wW](\d+)[aA](\d+)")
+# ASCII digits, and few: int() takes those of every script, and refuses thousands with words of its own.
+_SHORTHAND = re.compile(r"[wW]([0-9]{1,4})[aA]([0-9]{1,4})")
+_BITS_FORM = (
+    'bits must look like "w4a8" (weight and activation bits, 2 to 8) or be an object '
+    'like {"weight": 4, "activation": 8}'
+)
 
 
 # --- bits --------------------------------------------------------------------------------------
@@ -81,11 +86,10 @@ def _bits_shorthand(value: Any) -> Any:
     if isinstance(value, str):
         match = _SHORTHAND.fullmatch(value.strip())
         if match is None:
-            raise ValueError(
-                'bits must look like "w4a8" (weight and activation bits, 2 to 8) '
-                f"or be an object, not {value!r}"
-            )
+            raise ValueError(f"{_BITS_FORM}, not {value[:40]!r}")
         return {"weight": int(match[1]), "activation": int(match[2])}
+    if not isinstance(value, Mapping | BitSpec):
+        raise ValueError(_BITS_FORM)
     return value
 
 

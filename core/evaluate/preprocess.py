@@ -61,7 +61,7 @@ def with_channels(image_HWC: Pixels, channels: int) -> Pixels:
     raise DatasetError(
         f"The images have {have} channels, but the network expects {channels}.",
         code="invalid_dataset_shape",
-        field="dataset",
+        field="evaluation.dataset_id",
     )
 
 
@@ -81,7 +81,7 @@ def _resize(image_HWC: Pixels, height: int, width: int) -> Pixels:
         raise DatasetError(
             f"Images of {channels} channels cannot be resized to {height}x{width}; upload them at that size.",
             code="invalid_dataset_shape",
-            field="dataset",
+            field="evaluation.dataset_id",
         )
     image = Image.fromarray(image_HWC[:, :, 0] if channels == 1 else image_HWC)
     resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR))

@@ -8,6 +8,7 @@ bits): the pattern that ONNX Runtime fuses into QLinearConv, QGemm, QLinearAdd a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,10 @@ from core.export.packing import weight_nodes
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import ceiling_of, constant_nodes, is_passthrough
+from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
-_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
 @dataclass(slots=True)
@@ -76,7 +76,6 @@ class _Emitter:
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph = graph.cpu().eval()
         self.builder = Builder()
-        self.constants_only = constant_nodes(self.graph)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
         self.written: dict[str, list[str]] = {}
@@ -88,7 +87,7 @@ class _Emitter:
             for node in self.graph.graph.nodes:
                 if node.op == "output":
                     logits = self.value(node.args[0])
-                elif shape_of(node) is not None or node.target in _SPLITS:
+                elif shape_of(node) is not None or node.target in SPLITS:
                     self.values[node] = self.emit(node)
         model = self.builder.model(input_shape, classes, logits, metadata)
         try:
@@ -130,12 +129,13 @@ class _Emitter:
     def emit(self, node: fx.Node) -> Value:
         if node.op == "placeholder":
             return Value(floats=INPUT)
-        if node in self.constants_only:
-            return Value(floats=self.builder.constant(self.evaluate(node).numpy(), node.name))
+        if node.op == "get_attr":
+            value: Tensor = attrgetter(str(node.target))(self.graph)
+            return Value(floats=self.builder.constant(value.detach().numpy(), node.name))
         module = module_of(self.graph, node)
         if module is not None:
             return self.emit_module(node, module)
-        if node.target in _SPLITS:
+        if node.target in SPLITS:
             return self.emit_split(node)
         if getattr(node.target, "__name__", "") == "getitem":
             index = node.args[1]
@@ -307,19 +307,6 @@ class _Emitter:
         factor = b.shared(float(input_scale), np.float32)
         product = b.node("Mul", [scale, factor], f"{name}.bias.scale")
         return b.node("DequantizeLinear", [integers, product], f"{name}.bias.float", axis=0)
-
-    def evaluate(self, node: fx.Node) -> Tensor:
-        """The value of a node that depends on parameters only."""
-        if node.op == "get_attr":
-            value: Any = self.graph
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-        else:
-            given: Any = fx.map_arg((node.args, node.kwargs), self.evaluate)
-            function: Any = module_of(self.graph, node) or node.target
-            value = function(*given[0], **given[1])
-        assert isinstance(value, Tensor)
-        return value.detach()
 
 
 def _pads(layer: nn.Conv2d) -> list[int]:

@@ -17,6 +17,7 @@ from torch import fx
 
 from core.errors import ArchitectureError
 from core.export.builder import Builder
+from core.fake_quant.placement import SPLITS
 from core.networks.graph import shape_of
 
 aten = torch.ops.aten
@@ -121,6 +122,24 @@ def select(b: Builder, node: fx.Node, x: str, zero: str) -> str:
     return b.node("Gather", [x, b.shared(index, np.int64)], node.name, axis=axis)
 
 
+def roll(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    """The last `shift` values of an axis go before the others."""
+    sizes = static_shape(node)
+    shifts, axes = arguments(node, None, [])
+    if not axes:
+        raise unsupported(node, "it rolls the flattened tensor")
+    for shift, axis in zip(shifts, axes, strict=True):
+        split = -shift % sizes[axis]
+        if not split:
+            continue
+        at, label = b.shared([axis], np.int64), f"{node.name}.axis{axis}"
+        bounds = [b.shared([value], np.int64) for value in (0, split, 2**62)]
+        first = b.node("Slice", [x, bounds[0], bounds[1], at], f"{label}.first")
+        rest = b.node("Slice", [x, bounds[1], bounds[2], at], f"{label}.rest")
+        x = b.node("Concat", [rest, first], label, axis=axis)
+    return x
+
+
 def pad(b: Builder, node: fx.Node, x: str, zero: str) -> str:
     return b.node("Pad", [x, _pads(b, node, arguments(node)[0]), zero], node.name)
 
@@ -145,6 +164,7 @@ MOVES: dict[Any, Callable[[Builder, fx.Node, str, str], str]] = {
     aten.transpose.int: transpose,
     aten.slice.Tensor: slice_,
     aten.select.int: select,
+    aten.roll.default: roll,
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,
 }
@@ -337,3 +357,25 @@ COMPUTES: dict[Any, Operator] = {
     aten.pad.default: pad_with_values,
     aten.constant_pad_nd.default: pad_with_values,
 }
+
+
+def check_operators(graph: fx.GraphModule) -> None:
+    """Raises ArchitectureError (`unsupported_operator`) for operators that have no place in an ONNX file.
+
+    Asked before a job begins, so that a network that cannot be exported is not trained first.
+    """
+    known = COMPUTES.keys() | MOVES.keys() | set(SPLITS)
+    unknown = {
+        str(node.target)
+        for node in graph.graph.nodes
+        if node.op == "call_function"
+        and node.target not in known
+        and shape_of(node) is not None
+        and getattr(node.target, "__name__", "") != "getitem"
+    }
+    if unknown:
+        raise ArchitectureError(
+            f"The exporter does not know these operators of the network: {', '.join(sorted(unknown))}.",
+            code="unsupported_operator",
+            field="architecture",
+        )

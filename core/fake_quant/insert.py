@@ -120,6 +120,7 @@ def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) 
     graph = shape if fold else deepcopy(teacher)
     graph.meta["folded"] = folded if fold else {}
     graph.meta["foldable"] = frozenset() if fold else frozenset(folded)
+    graph.requires_grad_(True)  # a frozen teacher's copy is there to be trained
     for layer in placement.layers:
         _replace_layer(graph, layer.name, layer.weight_bits, bits.bias)
     graph.add_module(QUANTIZERS, nn.Module())

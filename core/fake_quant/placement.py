@@ -27,7 +27,7 @@ import torch
 from torch import fx, nn
 
 from core.errors import SpecError
-from core.networks.graph import module_of, shape_of
+from core.networks.graph import constant_nodes, module_of, shape_of
 from core.spec import BitSpec
 
 aten = torch.ops.aten
@@ -114,6 +114,7 @@ PASSTHROUGH: frozenset[Any] = frozenset(
         aten.transpose.int,
         aten.slice.Tensor,
         aten.select.int,
+        aten.roll.default,
         aten.squeeze.dim,
         aten.squeeze.dims,
         aten.unsqueeze.default,
@@ -122,7 +123,7 @@ PASSTHROUGH: frozenset[Any] = frozenset(
         aten.chunk.default,
     }
 )
-_SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
 def _is_getitem_of_split(node: fx.Node) -> bool:
@@ -131,7 +132,7 @@ def _is_getitem_of_split(node: fx.Node) -> bool:
         node.op == "call_function"
         and getattr(node.target, "__name__", "") == "getitem"
         and isinstance(source, fx.Node)
-        and source.target in _SPLITS
+        and source.target in SPLITS
     )
 
 
@@ -162,16 +163,6 @@ def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "output" or shape_of(node) is None or is_passthrough(graph, node):
         return False
     return clip_before(node) is None or node.op == "placeholder"
-
-
-def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose values are the same for every input image."""
-    found: set[fx.Node] = set()
-    for node in graph.graph.nodes:
-        sources = node.all_input_nodes
-        if node.op == "get_attr" or (sources and node.op != "output" and all(s in found for s in sources)):
-            found.add(node)
-    return found
 
 
 def _demands(

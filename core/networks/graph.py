@@ -146,6 +146,7 @@ class _Normalizer:
         for node in self.source.nodes:
             self.mapped[node] = self.visit(node)
         traced = fx.GraphModule(self.root, self.graph, class_name="TracedNetwork")
+        _fold_constants(traced)
         traced.graph.eliminate_dead_code()
         traced.graph.lint()
         traced.recompile()
@@ -170,6 +171,8 @@ class _Normalizer:
             return self.layer(node, _batch_norm if _rank(node.args[0]) == 4 else _batch_norm_1d)
         if node.target is operator.getitem and _target(node.args[0]) is _BATCH_NORM:
             return self.read(node.args[0])
+        if node.target is aten.new_zeros.default:  # takes only its type from the tensor
+            return self.keep(node, self.graph.call_function(aten.zeros.default, (node.args[1],)))
         if node.target in _IDENTITIES or _is_whole_slice(node):
             return self.read(node.args[0])
         if node.target is aten.relu6.default:  # what nn.ReLU6 becomes
@@ -241,6 +244,40 @@ class _Normalizer:
     def root_add(self, path: str, module: nn.Module) -> None:
         parent, _, leaf = path.rpartition(".")
         self.root_module(parent).add_module(leaf, module)
+
+
+def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose values are the same for every input image."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op in ("get_attr", "call_function", "call_module") and all(
+            source in found for source in node.all_input_nodes
+        ):
+            found.add(node)
+    return found
+
+
+@torch.no_grad()
+def _fold_constants(graph: fx.GraphModule) -> None:
+    """Replaces what depends on parameters only (position biases, attention masks) by its value."""
+    values: dict[fx.Node, Any] = {}
+    constants = constant_nodes(graph)
+    for node in graph.graph.nodes:
+        if node not in constants:
+            continue
+        arguments, keywords = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(graph)
+            continue
+        function = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        values[node] = function(*arguments, **keywords)
+        if isinstance(values[node], Tensor) and any(user not in constants for user in node.users):
+            name = f"constant_{node.name}"
+            graph.register_buffer(name, values[node].detach().clone())
+            with graph.graph.inserting_before(node):
+                new = graph.graph.get_attr(name)
+            new.meta["shape"] = tuple(values[node].shape)
+            node.replace_all_uses_with(new)
 
 
 def _target(argument: Any) -> Any:
