@@ -137,7 +137,7 @@ class _Job:
             self.loaded = load_network(self.checkpoint.path, self.checkpoint.network)
             if self.dataset_input is not None:
                 self.dataset = datasets.open_dataset(self.dataset_input.path, self.dataset_input.classes)
-                self.dataset.check(self.loaded.num_classes)
+                self.dataset.check(self.loaded.num_classes, self.loaded.input_shape)
             teacher = trace(self.loaded.network, self.loaded.input_shape)
             teacher.requires_grad_(False)
             check_operators(teacher)

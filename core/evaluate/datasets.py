@@ -42,8 +42,12 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def check(self, num_classes: int) -> None:
-        """Raises DatasetError(labels_out_of_range) unless every label is a class of the network."""
+    def check(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
+        """Raises DatasetError unless the network (C, H, W) can be measured on this set.
+
+        labels_out_of_range unless every label is one of its classes; invalid_dataset_shape unless the
+        images can be brought to its input. Asked before a job computes anything.
+        """
         highest = int(self.labels.max())
         if highest >= num_classes:
             raise DatasetError(
@@ -52,6 +56,10 @@ class ImageDataset:
                 code="labels_out_of_range",
                 field="evaluation.dataset_id",
             )
+        channels, height, width = input_shape
+        # One image stands for all: an .npz has one shape, and those of a folder are all RGB.
+        first_HWC = next(iter(self.source.images()))
+        preprocess.fit(preprocess.with_channels(first_HWC, channels), height, width)
 
     def preprocessing(self, input_shape: tuple[int, int, int]) -> str:
         """In words, what makes these images fit (C, H, W)."""

@@ -174,10 +174,20 @@ def test_folders_that_no_class_names(tmp_path: Path) -> None:
 
 def test_labels_are_checked_against_the_network(tmp_path: Path) -> None:
     dataset = open_dataset(make_npz(tmp_path / "a", x=pixels(3), y=np.array([0, 9, 4])))
-    dataset.check(10)
+    dataset.check(10, (3, 32, 32))
     with pytest.raises(DatasetError, match="label 9") as caught:
-        dataset.check(9)
+        dataset.check(9, (3, 32, 32))
     assert caught.value.code == "labels_out_of_range"
+
+
+def test_images_are_checked_against_the_network_before_anything_is_computed(tmp_path: Path) -> None:
+    dataset = open_dataset(make_npz(tmp_path / "a", x=pixels(3, 8, 8, 2), y=np.arange(3)))
+    dataset.check(10, (2, 8, 8))
+    with pytest.raises(DatasetError, match="2 channels, but the network expects 3") as caught:
+        dataset.check(10, (3, 8, 8))
+    assert (caught.value.code, caught.value.field) == ("invalid_dataset_shape", "evaluation.dataset_id")
+    with pytest.raises(DatasetError, match="cannot be resized to 64x64"):
+        dataset.check(10, (2, 64, 64))
 
 
 @pytest.mark.parametrize(
