@@ -216,8 +216,10 @@ async def _on_store_error(request: Request, error: Exception) -> Response:
 async def _on_request_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    if any(each["type"] == "json_invalid" for each in found):
-        return await _on_api_error(request, MalformedRequest("The body is not valid JSON."))
+    for each in found:
+        if each["type"] == "json_invalid":
+            why = f"{each['ctx']['error']}, at character {each['loc'][-1]}"
+            return await _on_api_error(request, MalformedRequest(f"The body is not valid JSON ({why})."))
     return await _on_api_error(request, Invalid.from_pydantic(found))
 
 
@@ -226,6 +228,8 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     code = _CODES.get(status, status.name.lower())
     detail = {
+        # FastAPI's only own one: Python's JSON parser gave up for another reason than the grammar.
+        HTTPStatus.BAD_REQUEST: "The body is not valid JSON in UTF-8, or nests or counts beyond all measure.",
         HTTPStatus.NOT_FOUND: "There is nothing at this address.",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here.",
     }.get(status, str(error.detail))

@@ -149,7 +149,7 @@ class LocalBlobs:
         try:
             return self.place(sha256).open("rb")
         except FileNotFoundError:
-            raise BlobMissing(f"The stored file {sha256} is gone.") from None
+            raise BlobMissing(f"The stored file {sha256} is gone. Upload it again.") from None
 
     def local_path(self, sha256: str) -> Path | None:
         path = self.place(sha256)

@@ -74,9 +74,9 @@ class UploadRepository(Generic[UploadRow]):
         if self._session.scalar(locked) is None:
             return False
         users = select(Job.id).where(self._used_by(id), Job.status.in_(UNFINISHED)).limit(1)
-        if self._session.scalar(users) is not None:
+        if (user := self._session.scalar(users)) is not None:
             raise InUse(
-                f"An unfinished job uses this {self.noun}. Cancel the job, or wait until it has ended.",
+                f"The unfinished job {user} uses this {self.noun}. Cancel it, or wait until it has ended.",
                 code=f"{self.noun}_in_use",
             )
         self._session.execute(delete(self.table).where(self.table.id == id))

@@ -10,10 +10,11 @@ from typing import Any
 
 from core.spec import QuantizationSpec
 from store.database import UnitOfWork
+from store.errors import BlobMissing
 from store.job_repository import Claim
 from store.tables import Artifact
 from worker.child import Order
-from worker.failures import from_around
+from worker.failures import describe, from_around
 from worker.lease import Lease
 from worker.runner import Failed, Finished, Limit, Outcome, Stop, Stopped, run_child
 from worker.services import Services
@@ -71,6 +72,8 @@ class _Attempt:
             try:
                 with workspace(self._services.workspaces, name) as space:
                     outcome, artifacts = self._work(space)
+            except BlobMissing as error:
+                outcome, artifacts = Failed(describe(error)), []
             except Exception as error:
                 log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
                 outcome, artifacts = Failed(from_around(error)), []

@@ -48,9 +48,12 @@ def _json_or_text(value: Any) -> Any:
     """A form knows text only: what begins with a brace is read as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            return refuse_unstorable(json.loads(value))
+            data = json.loads(value)
         except RecursionError:
             raise ValueError("the JSON is nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"it begins like a JSON object, but is not valid JSON ({error})") from None
+        return refuse_unstorable(data)
     return value
 
 
