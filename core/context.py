@@ -14,13 +14,22 @@ import torch
 from core.errors import Canceled, DeadlineExceeded
 
 # The share of a job's time that each phase usually takes; only the progress bar depends on it.
+# "baseline" is the round-to-nearest network that the method's result is compared with.
 PHASE_WEIGHTS: Mapping[str, float] = {
-    "loading": 0.03,
-    "synthesizing": 0.07,
-    "training": 0.75,
+    "loading": 0.02,
+    "baseline": 0.06,
+    "synthesizing": 0.12,
+    "training": 0.67,
     "evaluating": 0.05,
+    "exporting": 0.02,
+    "verifying": 0.06,
+}
+WEIGHTS_WITHOUT_TRAINING: Mapping[str, float] = {
+    "loading": 0.05,
+    "synthesizing": 0.65,
+    "evaluating": 0.1,
     "exporting": 0.05,
-    "verifying": 0.05,
+    "verifying": 0.15,
 }
 
 
@@ -61,9 +70,12 @@ class RunContext:
     deadline: float | None = None
     interval: float = 0.5
     timings: dict[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = PHASE_WEIGHTS
+    _depth: int = field(default=0, init=False)
     _phase: str = field(default="loading", init=False)
     _phase_began: float = field(default=0.0, init=False)
     _done: float = field(default=0.0, init=False)
+    _furthest: float = field(default=0.0, init=False)
     _last_emit: float = field(default=0.0, init=False)
 
     def seed_everything(self) -> torch.Generator:
@@ -74,32 +86,46 @@ class RunContext:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Names the phase, times it into `timings[name]` (seconds, summed over repeats)."""
+        """Names the phase, times it into `timings[name]` (seconds, summed over repeats).
+
+        A phase inside another is part of it, and not told apart.
+        """
         self.check()
+        if self._depth:
+            yield
+            return
         self._phase, self._phase_began = name, time.monotonic()
-        self._send(Progress(name, self._done), force=True)
+        self._send(Progress(name, self._fraction(0.0)), force=True)
+        self._depth += 1
         try:
             yield
         finally:
+            self._depth -= 1
             seconds = time.monotonic() - self._phase_began
             self.timings[name] = self.timings.get(name, 0.0) + seconds
-            self._done = min(1.0, self._done + PHASE_WEIGHTS.get(name, 0.0))
+            self._done = min(1.0, self._done + self.weights.get(name, 0.0))
 
     def step(self, step: int, steps: int, metrics: Mapping[str, float] | None = None) -> None:
         """Reports that `step` of `steps` is done, and stops the run if it was told to stop."""
         self.check()
-        share = step / steps if steps else 0.0
+        share = min(1.0, step / steps) if steps else 0.0
         elapsed = time.monotonic() - self._phase_began
         self._send(
             Progress(
                 phase=self._phase,
-                fraction=min(1.0, self._done + PHASE_WEIGHTS.get(self._phase, 0.0) * share),
+                fraction=self._fraction(share),
                 step=step,
                 steps=steps,
                 eta_seconds=elapsed * (1 - share) / share if share > 0 else None,
                 metrics=dict(metrics or {}),
             )
         )
+
+    def _fraction(self, share: float) -> float:
+        # A phase of several passes counts its steps anew; the bar waits until it is past where it was.
+        now = self._done + self.weights.get(self._phase, 0.0) * share
+        self._furthest = min(1.0, max(self._furthest, now))
+        return self._furthest
 
     def check(self) -> None:
         """Raises `Canceled` or `DeadlineExceeded` when the run must stop."""

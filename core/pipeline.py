@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, fx
 
-from core.context import RunContext
+from core.context import WEIGHTS_WITHOUT_TRAINING, RunContext
 from core.errors import OutOfMemory
 from core.evaluate import datasets, metrics
 from core.evaluate.datasets import ImageDataset
@@ -141,8 +141,7 @@ class _Job:
             teacher = trace(self.loaded.network, self.loaded.input_shape)
             teacher.requires_grad_(False)
             check_operators(teacher)
-        baseline = self.baseline(teacher)
-        student, summary = self.method(teacher)
+        baseline, student, summary = self.quantized(teacher)
         with context.phase("evaluating"):
             accuracies = self.evaluate(teacher, baseline, student)
             synthetic = self.measure_synthetic(teacher, student, summary.images)
@@ -170,26 +169,22 @@ class _Job:
 
     # --- method ---
 
-    def baseline(self, teacher: fx.GraphModule) -> Student:
-        """Round to nearest at the same bits: what the method has to beat."""
-        config = (
-            self.spec.method
-            if isinstance(self.spec.method, MinMaxConfig)
-            else baseline_config(self.loaded.input_shape)
-        )
-        before = dict(self.context.timings)
-        student, summary = self.run_method(teacher, config)
-        self.context.timings = {**before, "baseline": summary.seconds}
-        self._baseline = (student, summary)
-        return student
+    def quantized(self, teacher: fx.GraphModule) -> tuple[Student, Student, Summary]:
+        """(round-to-nearest student, the method's student, its summary).
 
-    def method(self, teacher: fx.GraphModule) -> tuple[Student, Summary]:
-        if isinstance(self.spec.method, MinMaxConfig):  # it is the baseline, already done
-            student, summary = self._baseline
+        Round to nearest at the same bits is what a method has to beat; asked for, it is the method.
+        """
+        context, config = self.context, self.spec.method
+        if isinstance(config, MinMaxConfig):
+            context.weights = WEIGHTS_WITHOUT_TRAINING
+            student, summary = self.run_method(teacher, config)
+            baseline = student
         else:
-            student, summary = self.run_method(teacher, self.spec.method)
-        self.context.timings["method"] = summary.seconds
-        return student, summary
+            with context.phase("baseline"):
+                baseline, _ = self.run_method(teacher, baseline_config(self.loaded.input_shape))
+            student, summary = self.run_method(teacher, config)
+        context.timings["method"] = summary.seconds
+        return baseline, student, summary
 
     def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
         student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))

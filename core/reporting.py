@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib import metadata as packages
@@ -192,7 +193,7 @@ def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
     entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
     speedup = entries["float32"].median_ms / entries["quantized"].median_ms
     return LatencyReport(
-        threads or torch.get_num_threads(), entries["float32"], entries["quantized"], speedup
+        threads or len(os.sched_getaffinity(0)), entries["float32"], entries["quantized"], speedup
     )
 
 

@@ -123,6 +123,9 @@ PASSTHROUGH: frozenset[Any] = frozenset(
         aten.chunk.default,
     }
 )
+# Attention scores stay float. ONNX Runtime fuses a quantized softmax into QLinearSoftmax, which is wrong
+# by up to 255 steps for any range but [0, 1], and over many tokens [0, 1] leaves few steps that are used.
+FLOAT_RESULTS: frozenset[Any] = frozenset({aten.softmax.int, aten._softmax.default})
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
@@ -161,6 +164,8 @@ def ceiling_of(node: fx.Node) -> float | None:
 def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node's value is a tensor of its own: not moved, not clipped next, not a parameter."""
     if node.op == "output" or shape_of(node) is None or is_passthrough(graph, node):
+        return False
+    if node.target in FLOAT_RESULTS:
         return False
     return clip_before(node) is None or node.op == "placeholder"
 
