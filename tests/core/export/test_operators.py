@@ -1,0 +1,95 @@
+"""Every operator as ONNX gives what torch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.errors import ArchitectureError
+from core.export.onnx import export_float
+from core.export.session import open_session, run
+from core.networks.graph import trace
+from tests.core import small
+
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp without an upper bound": lambda x: torch.clamp(3 * x, min=-0.5),
+    "clamp without a lower bound": lambda x: torch.clamp(3 * x, max=2.0),
+    "hardtanh": lambda x: F.hardtanh(3 * x),
+    "hardtanh with bounds": lambda x: F.hardtanh(3 * x, 0.0, 4.0),
+    "silu, tanh, sigmoid": lambda x: F.silu(x) + torch.tanh(x) * torch.sigmoid(x),
+    "gelu": lambda x: F.gelu(x) + F.gelu(x, approximate="tanh"),
+    "hardswish, hardsigmoid": lambda x: F.hardswish(3 * x) + F.hardsigmoid(3 * x),
+    "arithmetic with numbers": lambda x: (2 * x - 0.25) / 3 + 1,
+    "softmax": lambda x: torch.softmax(x, dim=-2),
+    "mean over height and width": lambda x: x.mean((-1, -2), keepdim=True) + x,
+    "mean over channels": lambda x: x.mean(1, keepdim=True),
+    "average pool, padded": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "average pool, padding not counted": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "average pool, ceiling": lambda x: F.avg_pool2d(x, 3, 2, 0, ceil_mode=True, count_include_pad=False),
+    "average pool, oblong": lambda x: F.avg_pool2d(x, (2, 3), (1, 2)),
+    "adaptive pool, even": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
+    "adaptive pool, uneven": lambda x: F.adaptive_avg_pool2d(x, (5, 7)),
+    "adaptive pool, one": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "adaptive pool, as it is": lambda x: F.adaptive_avg_pool2d(x, 12) + 1,
+    "max pool": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max pool, ceiling": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
+    "max pool, dilated": lambda x: F.max_pool2d(x, 2, 1, dilation=2),
+    "pad with zeros": lambda x: F.pad(x, (1, 2, 3, 4)),
+    "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+    "pad with a number": lambda x: F.pad(x, (1, 2), value=-2.0),
+    "pad, reflecting": lambda x: F.pad(x, (1, 2, 3, 4), mode="reflect"),
+    "pad, replicating": lambda x: F.pad(x, (1, 2, 3, 4), mode="replicate"),
+    "crop by negative padding": lambda x: F.pad(x, (-1, -2)),
+    "slices": lambda x: x[:, 1:, 2:-1:2, -3:],
+    "select": lambda x: x[:, -1] + x[:, 0, :, 3, None],
+    "split": lambda x: torch.cat(x.split([5, 7], dim=2)[::-1], 2),
+    "chunk, uneven": lambda x: x.chunk(5, dim=3)[-1],
+    "transpose, permute": lambda x: x.transpose(-1, 1).permute(0, 2, 1, 3),
+    "squeeze, unsqueeze": lambda x: x[:, :1].squeeze(1).unsqueeze(-1),
+    "flatten": lambda x: x.flatten(1)[:, :9],
+    "matmul": lambda x: x @ x.transpose(-1, -2),
+    "einsum": lambda x: torch.einsum("nchw,ncvw->nchv", x, x),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1),
+    "attention with a scale": lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1, scale=0.1),
+    "constants": lambda x: x + torch.linspace(-1, 1, 12).view(1, 1, 12, 1) * 2,
+}
+
+
+class Operator(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.function(x)
+        return y.reshape(y.shape[0], -1)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_onnx_gives_what_torch_gives(name: str) -> None:
+    network = Operator(OPERATORS[name])
+    x = small.images(3)
+    expected = network(x)
+    session = open_session(export_float(trace(network, small.SHAPE), small.SHAPE, expected.shape[1], {}))
+    found = run(session, x)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+        lambda x: torch.add(x, x, alpha=2),
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    ],
+)
+def test_what_would_come_out_wrong_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    graph = trace(Operator(function), small.SHAPE)
+    with pytest.raises(ArchitectureError) as caught:
+        export_float(graph, small.SHAPE, 5, {})
+    assert caught.value.code == "unsupported_operator"

@@ -1,0 +1,74 @@
+"""What ONNX Runtime really runs, read from its optimized graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from core.export.onnx import Exported, export_float
+from core.export.realized import INTEGER_KERNELS, Realized, realized_precision
+from core.fake_quant.insert import Student
+from core.networks.fold_bn import fold_bn
+from core.networks.macs import layer_macs, product_macs
+from tests.core import small
+
+Export = Callable[..., tuple[Student, Exported]]
+
+# Networks all of whose operators have integer kernels.
+INTEGER = ["plain", "residual", "concat", "shuffle", "padded"]
+
+
+def realized(export: Export, name: str, bits: str, folder: Path) -> Realized:
+    student, exported = export(name, bits)
+    path = folder / "model.onnx"
+    onnx.save(exported.model, path)
+    return realized_precision(path, layer_macs(student.graph), product_macs(student.graph), folder)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w6a8", "w2a8", "w3a3"])
+@pytest.mark.parametrize("name", INTEGER)
+def test_everything_runs_in_integers_where_kernels_exist(
+    export: Export, name: str, bits: str, tmp_path: Path
+) -> None:
+    found = realized(export, name, bits, tmp_path)
+    assert found.integer_share == 1.0
+    assert found.float_operators == {}
+    assert set(found.kernels) == set(export(name, bits)[0].layers())
+    assert set(found.kernels.values()) <= {"QLinearConv", "QGemm"}
+
+
+@pytest.mark.parametrize("name", sorted(set(small.NETWORKS) - set(INTEGER) - {"attention"}))
+def test_layers_run_in_integers_beside_float_operators(export: Export, name: str, tmp_path: Path) -> None:
+    found = realized(export, name, "w4a4", tmp_path)
+    assert found.integer_share == 1.0
+    assert set(found.kernels.values()) <= INTEGER_KERNELS
+    assert found.float_operators
+    assert all(entry["count"] and entry["reason"] for entry in found.float_operators.values())
+
+
+def test_products_of_two_tensors_count_as_float(export: Export, tmp_path: Path) -> None:
+    found = realized(export, "attention", "w8a8", tmp_path)
+    assert 0 < found.integer_share < 1
+    assert "Softmax" in found.float_operators
+
+
+def test_what_stays_float_is_named(export: Export, tmp_path: Path) -> None:
+    assert set(realized(export, "unfoldable", "w8a8", tmp_path).float_operators) == {"BatchNormalization"}
+    assert {"Gelu", "LayerNormalization"} <= set(realized(export, "mixer", "w8a8", tmp_path).float_operators)
+
+
+def test_a_float_file_has_no_integer_share(tmp_path: Path) -> None:
+    graph = fold_bn(small.teacher("plain"))
+    path = tmp_path / "model.onnx"
+    onnx.save(export_float(graph, small.SHAPE, small.CLASSES, {}), path)
+    found = realized_precision(path, layer_macs(graph), product_macs(graph), tmp_path)
+    assert found.integer_share == 0.0
+    assert found.float_operators
+
+
+def test_nothing_but_the_file_is_left_behind(export: Export, tmp_path: Path) -> None:
+    realized(export, "plain", "w4a4", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
