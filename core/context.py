@@ -70,7 +70,7 @@ class RunContext:
     deadline: float | None = None
     interval: float = 0.5
     timings: dict[str, float] = field(default_factory=dict)
-    weights: Mapping[str, float] = PHASE_WEIGHTS
+    weights: Mapping[str, float] = field(default_factory=lambda: PHASE_WEIGHTS)
     _depth: int = field(default=0, init=False)
     _phase: str = field(default="loading", init=False)
     _phase_began: float = field(default=0.0, init=False)
