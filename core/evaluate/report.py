@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -139,8 +139,8 @@ class MethodReport:
     iterations: int
     seconds: float
     stopped_by: str
-    measures: dict[str, float]
-    losses: list[dict[str, float]]
+    measures: Mapping[str, float | None]
+    losses: Sequence[Mapping[str, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class Report:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of `to_json`'s result."""
     schema = TypeAdapter(Report).json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "zsq report", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "zsq report"}
 
 
 def _finite(value: Any) -> Any:
