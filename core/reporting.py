@@ -40,6 +40,7 @@ from core.fake_quant.insert import Student
 from core.methods.base import Summary
 from core.networks.inspect import LoadedNetwork
 from core.spec import QuantizationSpec
+from core.version import __version__
 
 _SATURATION = (
     "Layers with 8-bit weights can saturate on x86 processors that have AVX2 but no VNNI, as any int8 "
@@ -140,7 +141,7 @@ def metadata(
 ) -> dict[str, str]:
     """What stands in the ONNX file itself: enough to run it right without the report."""
     return {
-        "zsq.version": packages.version("zsq"),
+        "zsq.version": __version__,
         "zsq.architecture": architecture,
         "zsq.bits": json.dumps(
             {layer.name: [layer.weight_bits, layer.activation_bits] for layer in student.placement.layers}
@@ -202,7 +203,7 @@ def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunCont
     if context.device.type == "cuda":
         device = torch.cuda.get_device_name(context.device)
     return {
-        "zsq": packages.version("zsq"),
+        "zsq": __version__,
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "onnx": packages.version("onnx"),

@@ -25,4 +25,4 @@ COPY docker/worker_health.py worker_health.py
 USER zsq
 VOLUME /var/lib/zsq
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s --retries=3 CMD ["python", "worker_health.py"]
-CMD ["celery", "-A", "worker.app", "worker", "-Q", "zsq.device", "--loglevel", "info"]
+CMD ["python", "-m", "worker", "device"]

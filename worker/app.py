@@ -1,7 +1,7 @@
 """The Celery application.
 
-    celery -A worker.app worker -Q zsq.device     computes, one job at a time
-    celery -A worker.app worker -Q zsq.control    inspects and sweeps; carries the schedule
+    python -m worker device      computes, one job at a time
+    python -m worker control     inspects and sweeps; carries the schedule
 
 The pool is `threads`: children of `prefork` are daemonic and may not start the processes that jobs
 run in. Time limits and cancels are the runner's, since Celery cannot stop a thread.
