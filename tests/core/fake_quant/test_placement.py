@@ -281,7 +281,7 @@ def test_kinds_of_convolutions_are_told_apart() -> None:
 
 def test_the_exporter_moves_exactly_what_placement_lets_pass() -> None:
     padding = {aten.pad.default, aten.constant_pad_nd.default}
-    assert set(MOVES) - padding == rules.PASSTHROUGH - set(rules._SPLITS)
+    assert set(MOVES) - padding == rules.PASSTHROUGH - set(rules.SPLITS)
 
 
 @pytest.mark.parametrize("name", small.NETWORKS)
