@@ -93,14 +93,15 @@ def test_environment_names_only_settings_that_exist(compose: dict[str, Any]) -> 
         assert given <= known, name
 
 
-def test_queues_of_the_workers_are_those_of_the_code(compose: dict[str, Any]) -> None:
+def test_roles_of_the_workers_are_those_of_the_code(compose: dict[str, Any]) -> None:
     from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+    from worker.__main__ import ROLES
 
-    control = compose["services"]["worker-control"]["command"]
-    assert control[control.index("-Q") + 1] == CONTROL_QUEUE
+    assert compose["services"]["worker-control"]["command"] == ["python", "-m", "worker", "control"]
+    assert CONTROL_QUEUE in ROLES["control"] and DEVICE_QUEUE in ROLES["device"]
     for path in DOCKERFILES:
         if path.name.startswith("worker"):
-            assert f'"-Q", "{DEVICE_QUEUE}"' in path.read_text(), path.name
+            assert 'CMD ["python", "-m", "worker", "device"]' in path.read_text(), path.name
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -196,6 +196,18 @@ def clip(t: Tensors, node: fx.Node) -> str:
     return t.builder.node("Clip", [t.value(node.args[0]), *bounds], node.name)
 
 
+def clamp_min(t: Tensors, node: fx.Node) -> str:
+    return t.builder.node("Max", [t.value(a) for a in node.args[:2]], node.name)
+
+
+def vector_norm(t: Tensors, node: fx.Node) -> str:
+    order, axes, keep = arguments(node, 2, None, False)[:3]
+    if order != 2 or axes is None:
+        raise unsupported(node, "only the Euclidean norm along given axes is")
+    inputs = [t.value(node.args[0]), t.builder.shared(axes, np.int64)]
+    return t.builder.node("ReduceL2", inputs, node.name, keepdims=int(keep))
+
+
 def silu(t: Tensors, node: fx.Node) -> str:
     x = t.value(node.args[0])
     return t.builder.node("Mul", [x, t.builder.node("Sigmoid", [x], f"{node.name}.sigmoid")], node.name)
@@ -335,6 +347,8 @@ COMPUTES: dict[Any, Operator] = {
     aten.relu.default: unary("Relu"),
     aten.hardtanh.default: clip,
     aten.clamp.default: clip,
+    aten.clamp_min.default: clamp_min,
+    aten.linalg_vector_norm.default: vector_norm,
     aten.hardswish.default: unary("HardSwish"),
     aten.hardsigmoid.default: unary("HardSigmoid", alpha=1 / 6, beta=0.5),
     aten.sigmoid.default: unary("Sigmoid"),

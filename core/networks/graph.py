@@ -190,11 +190,7 @@ class _Normalizer:
         source = node.args[weight]
         name = self.names.get(source.name) if isinstance(source, fx.Node) else None
         if name is None:
-            raise ArchitectureError(
-                f"A layer of this network computes its own weight ({node.name}); it cannot be quantized.",
-                code="architecture_not_traceable",
-                field="architecture",
-            )
+            raise _computed(node)
         target = (
             name.removesuffix(".weight") if name.endswith(".weight") else name.replace(".", "_") + "_layer"
         )
@@ -204,8 +200,16 @@ class _Normalizer:
         return self.keep(node, self.graph.call_module(target, (self.read(node.args[0]),)))
 
     def tensor(self, node: fx.Node) -> Tensor:
-        tensor: Tensor = self.tensors[self.names[node.name]]
-        return tensor.detach().clone()
+        """A parameter, or what the network computes from parameters alone (a bias with zeros put in)."""
+        if node.name in self.names:
+            tensor: Tensor = self.tensors[self.names[node.name]]
+            return tensor.detach().clone()
+        if node.op != "call_function":
+            raise _computed(node)
+        arguments, keywords = fx.map_arg((node.args, node.kwargs), self.tensor)
+        with torch.no_grad():
+            value: Tensor = node.target(*arguments, **keywords)  # type: ignore[operator]
+        return value
 
     def read(self, argument: Any) -> Any:
         return fx.map_arg(argument, self.read_node)
@@ -278,6 +282,14 @@ def _fold_constants(graph: fx.GraphModule) -> None:
                 new = graph.graph.get_attr(name)
             new.meta["shape"] = tuple(values[node].shape)
             node.replace_all_uses_with(new)
+
+
+def _computed(node: fx.Node) -> ArchitectureError:
+    return ArchitectureError(
+        f"A layer of this network computes its own weight or bias ({node.name}); it cannot be quantized.",
+        code="architecture_not_traceable",
+        field="architecture",
+    )
 
 
 def _target(argument: Any) -> Any:
