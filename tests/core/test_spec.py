@@ -40,7 +40,8 @@ def test_the_shorthand_of_bits(weight: int, activation: int) -> None:
 @pytest.mark.parametrize(
     "bits",
     [
-        "w0a4", "w1a4", "w9a4", "w4a0", "w4a1", "w4a9", "w4", "a4", "four", "", "w4a4x", "w-4a4", "w4.5a4", 4, None,
+        "w0a4", "w1a4", "w9a4", "w4a0", "w4a1", "w4a9", "w4", "a4",
+        "four", "", "w4a4x", "w-4a4", "w4.5a4", 4, None,
         [], {}, {"weight": 4}, {"weight": "4", "activation": 4}, {"weight": True, "activation": 4},
         {"weight": 4.0, "activation": 4}, {"weight": 4, "activation": 4, "typo": 8},
         {"weight": 4, "activation": 4, "bias": 7}, {"weight": 4, "activation": 4, "bias": 33},

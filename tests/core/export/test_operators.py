@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from core.errors import ArchitectureError
 from core.export.onnx import export_float
+from core.export.operators import check_operators
 from core.export.session import open_session, run
 from core.networks.graph import trace
 from tests.core import small
@@ -55,6 +56,7 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "einsum": lambda x: torch.einsum("nchw,ncvw->nchv", x, x),
     "attention": lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1),
     "attention with a scale": lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1, scale=0.1),
+    "roll": lambda x: torch.roll(x, (-5, 3), (2, 3)),
     "constants": lambda x: x + torch.linspace(-1, 1, 12).view(1, 1, 12, 1) * 2,
 }
 
@@ -93,3 +95,16 @@ def test_what_would_come_out_wrong_is_refused(function: Callable[[Tensor], Tenso
     with pytest.raises(ArchitectureError) as caught:
         export_float(graph, small.SHAPE, 5, {})
     assert caught.value.code == "unsupported_operator"
+
+
+def test_unknown_operators_are_named_before_a_job_begins() -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        check_operators(trace(Operator(lambda x: torch.erf(x) + torch.cumsum(x, 1)), small.SHAPE))
+    assert caught.value.code == "unsupported_operator"
+    assert "erf" in caught.value.detail
+    assert "cumsum" in caught.value.detail
+
+
+@pytest.mark.parametrize("name", small.NETWORKS)
+def test_known_operators_pass(name: str) -> None:
+    check_operators(small.teacher(name))

@@ -116,6 +116,25 @@ def test_a_layer_that_computes_its_weight_is_refused() -> None:
     assert caught.value.code == "architecture_not_traceable"
 
 
+@torch.no_grad()
+def test_what_depends_on_parameters_alone_is_one_constant() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.conv = nn.Linear(2, 4), nn.Conv2d(3, 4, 1)
+            self.register_buffer("coordinates", torch.randn(12, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = torch.sigmoid(self.table(self.coordinates)).transpose(0, 1).unsqueeze(-1)
+            return self.conv(x) + bias  # type: ignore[no-any-return]
+
+    network = Biased().eval()
+    graph, x = trace(network, small.SHAPE), small.images(3)
+    assert torch.allclose(graph(x), network(x), atol=1e-6)
+    found = sorted(node.op for node in graph.graph.nodes)
+    assert found == ["call_function", "call_module", "get_attr", "output", "placeholder"]
+
+
 def test_relu6_has_one_spelling() -> None:
     class Six(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
