@@ -69,9 +69,10 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
             services.queue.quantize(job_id)
     elif isinstance(outcome, Failed):
         with services.database.write() as work:
-            kind.rows(work).mark_rejected(id, dict(outcome.failure))
+            decided = kind.rows(work).mark_rejected(id, dict(outcome.failure))
             work.jobs.fail_rejected()
-        log.info("%s: rejected: %s: %s", id, outcome.failure["code"], outcome.failure["detail"])
+        verdict = "rejected" if decided else "deleted or decided meanwhile"
+        log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:
         kind.send(services, id)
 

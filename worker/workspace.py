@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +33,18 @@ class Workspace:
         return self.root / "scratch"
 
     def bring(self, blobs: BlobStore, sha256: str) -> Path:
-        """The bytes as a file: the store's own when it lies on this machine, else a copy."""
+        """The bytes as a file, which stays though the store's be deleted. Raises BlobMissing."""
+        copy = self.root / "input" / sha256
+        if copy.exists():
+            return copy
+        copy.parent.mkdir(exist_ok=True)
         own = blobs.local_path(sha256)
         if own is not None:
-            return own
-        copy = self.root / "input" / sha256
-        copy.parent.mkdir(exist_ok=True)
-        if not copy.exists():
-            blobs.fetch(sha256, copy)
+            # A second name costs no copy, where the file system knows such.
+            with contextlib.suppress(OSError):
+                copy.hardlink_to(own)
+                return copy
+        blobs.fetch(sha256, copy)
         return copy
 
     def publish(
