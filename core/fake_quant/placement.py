@@ -125,7 +125,15 @@ PASSTHROUGH: frozenset[Any] = frozenset(
 )
 # Attention scores stay float. ONNX Runtime fuses a quantized softmax into QLinearSoftmax, which is wrong
 # by up to 255 steps for any range but [0, 1], and over many tokens [0, 1] leaves few steps that are used.
-FLOAT_RESULTS: frozenset[Any] = frozenset({aten.softmax.int, aten._softmax.default})
+# Norms stay float because something is divided by them, and a small one would round to 0.
+FLOAT_RESULTS: frozenset[Any] = frozenset(
+    {
+        aten.softmax.int,
+        aten._softmax.default,
+        aten.linalg_vector_norm.default,
+        aten.clamp_min.default,
+    }
+)
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 

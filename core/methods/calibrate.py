@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.context import RunContext
+from core.errors import Diverged
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MinMax, ObserverFactory
 
@@ -16,9 +17,15 @@ _BATCH = 64
 def calibrate(
     student: Student, images: Tensor, context: RunContext, observer: ObserverFactory = MinMax
 ) -> None:
-    """Shows `images` [N, C, H, W] to the student once, in evaluation mode; its ranges are frozen after."""
+    """Shows `images` [N, C, H, W] to the student once, in evaluation mode; its ranges are frozen after.
+
+    Raises Diverged when a tensor holds values that are not finite.
+    """
     student.eval()
     with student.observing(observer):
         for batch in images.split(_BATCH):
             context.check()
             student(batch.to(context.device, memory_format=torch.channels_last))
+    for name, quantizer in student.activation_quantizers().items():
+        if not bool(quantizer.scale.isfinite()):
+            raise Diverged(f"The values of {name} are not finite on synthetic images; no range can hold them.")
