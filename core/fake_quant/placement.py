@@ -132,6 +132,7 @@ FLOAT_RESULTS: frozenset[Any] = frozenset(
         aten._softmax.default,
         aten.linalg_vector_norm.default,
         aten.clamp_min.default,
+        aten.expand.default,  # repeats one of them, or a parameter
     }
 )
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)

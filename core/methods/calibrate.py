@@ -28,4 +28,4 @@ def calibrate(
             student(batch.to(context.device, memory_format=torch.channels_last))
     for name, quantizer in student.activation_quantizers().items():
         if not bool(quantizer.scale.isfinite()):
-            raise Diverged(f"The values of {name} are not finite on synthetic images; no range can hold them.")
+            raise Diverged(f"{name} is not finite on synthetic images; no range can hold its values.")

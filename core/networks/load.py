@@ -154,7 +154,10 @@ def _find_state_dict(raw: Any, depth: int = 0) -> dict[str, Tensor]:
         for key in _WRAPPERS if depth < 3 else ():
             if isinstance(raw.get(key), Mapping) and raw[key]:
                 return _find_state_dict(raw[key], depth + 1)
-    what = "keys " + ", ".join(map(repr, list(raw)[:5])) if isinstance(raw, Mapping) else type(raw).__name__
+    if isinstance(raw, Mapping):
+        what = "keys " + ", ".join(map(repr, list(raw)[:5])) if raw else "an empty dictionary"
+    else:
+        what = f"an object of type {type(raw).__name__}"
     raise CheckpointError(
         f"No state dict (names to tensors) was found in the file; it holds {what}. "
         "Save the weights with torch.save(network.state_dict(), path).",

@@ -203,7 +203,9 @@ CHECKPOINTS: dict[str, Case] = {
         lambda s: files.saved({"epoch": 3, "loss": 0.5}), "not_a_state_dict", "'epoch'", "torch.save"
     ),
     "a list": _checkpoint(lambda s: files.saved([torch.zeros(2)]), "not_a_state_dict", "list", "torch.save"),
-    "an empty dict": _checkpoint(lambda s: files.saved({}), "not_a_state_dict", "torch.save"),
+    "an empty dict": _checkpoint(
+        lambda s: files.saved({}), "not_a_state_dict", "an empty dictionary", "torch.save"
+    ),
     "a pickled dict": _checkpoint(
         lambda s: pickle.dumps({"a": 1}, protocol=2), "not_a_state_dict", "torch.save"
     ),

@@ -19,5 +19,8 @@ def test_what_was_brought_outlives_a_delete(tmp_path: Path) -> None:
         blobs.delete(sha256)
         assert path.read_bytes() == b"weights"
         assert space.bring(blobs, sha256) == path
-    with workspace(tmp_path / "work", "job_0-2") as space, pytest.raises(BlobMissing, match="Upload it again"):
+    with (
+        workspace(tmp_path / "work", "job_0-2") as space,
+        pytest.raises(BlobMissing, match="Upload it again"),
+    ):
         space.bring(blobs, sha256)

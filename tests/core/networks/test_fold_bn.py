@@ -20,7 +20,10 @@ def norms(graph: fx.GraphModule) -> list[str]:
 
 def folded(network: nn.Module) -> fx.GraphModule:
     """Traced and folded; checks that the function is the same."""
-    graph = trace(network.eval(), small.SHAPE)
+    return checked(trace(network.eval(), small.SHAPE))
+
+
+def checked(graph: fx.GraphModule) -> fx.GraphModule:
     result = fold_bn(graph)
     x = small.images(4)
     with torch.no_grad():
@@ -70,7 +73,7 @@ def test_a_linear_layer_takes_its_normalization_in() -> None:
 
 @pytest.mark.parametrize("name", small.NETWORKS)
 def test_the_function_of_every_small_network_is_kept(name: str) -> None:
-    folded(small.network(name))
+    checked(small.teacher(name))
 
 
 def test_the_original_keeps_its_normalization() -> None:

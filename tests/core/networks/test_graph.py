@@ -18,7 +18,6 @@ from tests.core import small
 FAMILIES = {
     "cifar/resnet20": 32,
     "torchvision/resnet18": 64,
-    "torchvision/mobilenet_v3_small": 64,
     "torchvision/shufflenet_v2_x0_5": 64,
     "torchvision/squeezenet1_1": 64,
 }
