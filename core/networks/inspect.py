@@ -203,7 +203,8 @@ def _per_channel(
         return known if len(known) == channels else (0.5,) * channels
     if len(given) not in (1, channels):
         raise ArchitectureError(
-            f"{field} has {len(given)} values for images of {channels} channels; give one value, or one a channel.",
+            f"{field} has {len(given)} values for images of {channels} channels; "
+            "give one value, or one a channel.",
             code="invalid_input_shape",
             field=field,
         )
