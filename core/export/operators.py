@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from core.errors import ArchitectureError
-from core.export.builder import Builder
+from core.export.builder import INPUT, Builder
 from core.fake_quant.placement import SPLITS
 from core.networks.graph import shape_of
 
@@ -324,13 +324,29 @@ def attention(t: Tensors, node: fx.Node) -> str:
 
 
 def expand(t: Tensors, node: fx.Node) -> str:
-    """Repeats along the batch: the batch size is read from the network's input."""
-    b = t.builder
-    shape = static_shape(node)
-    batch = b.node("Shape", ["image"], f"{node.name}.batch", start=0, end=1)
-    sizes = [batch if size == -1 else b.shared([size], np.int64) for size in shape]
+    """Repeats axes of size 1; one that is repeated for every image reads the batch size from the input."""
+    b, shape, source = t.builder, static_shape(node), static_shape(source_of(node))
+    source = (1,) * (len(shape) - len(source)) + source
+    asked = arguments(node, None)[0]
+    sizes = []
+    for axis, (now, then) in enumerate(zip(source, shape, strict=True)):
+        if then != -1:
+            sizes.append(b.shared([then], np.int64))
+        elif now == -1:
+            sizes.append(b.shared([1], np.int64))  # an axis of Expand that is 1 keeps its size
+        elif _is_batch_size(asked[axis]):
+            sizes.append(b.node("Shape", [INPUT], f"{node.name}.batch", start=0, end=1))
+        else:
+            raise unsupported(node, "a size is computed from the batch")
     target = b.node("Concat", sizes, f"{node.name}.shape", axis=0)
     return b.node("Expand", [t.value(node.args[0]), target], node.name)
+
+
+def _is_batch_size(size: object) -> bool:
+    if not isinstance(size, fx.Node) or size.target is not aten.sym_size.int:
+        return False
+    source, axis = size.args
+    return isinstance(source, fx.Node) and source.op == "placeholder" and bool(axis == 0)
 
 
 def matmul(t: Tensors, node: fx.Node) -> str:
