@@ -188,8 +188,9 @@ class _Job:
 
     def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
         student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))
-        student.to(self.context.device)
-        teacher.to(self.context.device)
+        # Convolutions run faster on channels-last tensors, on CPUs as on GPUs.
+        student.to(self.context.device).to(memory_format=torch.channels_last)
+        teacher.to(self.context.device).to(memory_format=torch.channels_last)
         summary = registry.run(teacher, student, config, self.context)
         return student.folded(), summary
 

@@ -194,7 +194,7 @@ def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
     entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
     speedup = entries["float32"].median_ms / entries["quantized"].median_ms
     return LatencyReport(
-        threads or len(os.sched_getaffinity(0)), entries["float32"], entries["quantized"], speedup
+        threads or _processors(), entries["float32"], entries["quantized"], speedup
     )
 
 
@@ -215,6 +215,11 @@ def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunCont
         "checkpoint_sha256": checkpoint_sha256,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
