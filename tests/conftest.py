@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# Test processes run side by side: one thread each, and none that spins while it waits.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
 # The environment of whoever runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
     del os.environ[_name]
