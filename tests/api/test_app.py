@@ -85,7 +85,7 @@ def test_the_openapi_document_is_whole_and_names_the_problem_type(api: Api) -> N
 
 def test_every_setting_stands_in_the_example() -> None:
     text = (Path(__file__).parents[2] / ".env.example").read_text()
-    written = dict(re.findall(r"^(ZSQ_\w+)=(.*)$", text, re.MULTILINE))
+    written = dict(re.findall(r"^#? ?(ZSQ_\w+)=(.*)$", text, re.MULTILINE))
     for settings in (StoreSettings, ApiSettings):
         for name, field in settings.model_fields.items():
             assert written[f"ZSQ_{name.upper()}"] == str(field.default), name

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import ArchitectureError, CheckpointError, InputError
-from core.networks import architectures
+from core.networks import architectures, guess
 from core.networks.inspect import LoadedNetwork, load_network
 from core.spec import NetworkSpec
 
@@ -161,8 +161,9 @@ def test_a_wrong_number_of_classes_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_the_architecture_that_it_really_is_is_guessed(
-    tmp_path: Path, really: str, said: str, code: str
+    tmp_path: Path, really: str, said: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guess, "_SECONDS", 600.0)  # no guess is given up, however busy the machine is
     error = refused(tmp_path, random_state(really, num_classes=6), said)
     assert error.code == code and f"architecture={really}" in error.detail
 
