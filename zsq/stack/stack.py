@@ -65,6 +65,7 @@ class Stack:
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._hurried = threading.Event()
+        self._ended = threading.Event()
         self._failure: StackError | None = None
         self._thread = threading.Thread(target=self._run, name="zsq stack", daemon=True)
 
@@ -93,7 +94,9 @@ class Stack:
 
     def wait(self) -> None:
         """Returns when the stack was stopped. Raises StackError when it had to give up."""
-        self._thread.join()
+        # Not join(): before Python 3.13 a signal that interrupts it marks the thread as ended, and the
+        # join() in `stop` would not wait for the parts any more.
+        self._ended.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -138,6 +141,7 @@ class Stack:
             self._failure = StackError(f"The stack broke: {error!r}")
         finally:
             self._ready.set()
+            self._ended.set()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

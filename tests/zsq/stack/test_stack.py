@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -33,3 +36,27 @@ def test_a_database_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
     env = {"ZSQ_DATABASE_URL": "sqlite:////proc/no/such/folder.db"}
     with pytest.raises(StackError, match="database cannot be migrated"):
         Stack(tmp_path, 0, env=env).start()
+
+
+def test_a_signal_that_interrupts_the_wait_does_not_cut_the_stop_short(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Told(BaseException):
+        pass
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        raise Told
+
+    stopped: list[bool] = []
+    stack = Stack(tmp_path, 0)
+    monkeypatch.setattr(stack, "_start_parts", lambda: None)
+    monkeypatch.setattr(stack, "_stop_parts", lambda: (time.sleep(0.3), stopped.append(True)))
+    before = signal.signal(signal.SIGALRM, tell)
+    try:
+        with pytest.raises(Told), stack:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            stack.wait()
+        assert stopped
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
