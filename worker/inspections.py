@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,8 +56,9 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
     if row is None or row.state != "pending":
         return
     try:
-        # The process's id in the name: another worker may look at the same file.
-        with workspace(services.workspaces, f"{id}-{os.getpid()}") as space:
+        # A name of its own: another worker, or another thread of this one, may look at the same file.
+        # The process's id comes last, for `clean_up`.
+        with workspace(services.workspaces, f"{id}-{uuid.uuid4().hex[:8]}-{os.getpid()}") as space:
             outcome = _look(services, row, entry or kind.entry, space)
     except BlobMissing as error:
         outcome = Failed(describe(error))

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
 from tests.worker.doubles import PREFIX
 from tests.worker.world import World
+from worker import inspections
 from worker.inspections import inspect
+from worker.workspace import Workspace, workspace
 
 
 def test_a_good_file_becomes_ready_and_wakes_its_jobs(world: World) -> None:
@@ -53,3 +60,18 @@ def test_what_is_decided_or_deleted_is_left_alone(world: World) -> None:
     inspect(world.services, "checkpoint", ready, entry=PREFIX + "refuse")
     inspect(world.services, "checkpoint", "ckpt_none", entry=PREFIX + "refuse")
     assert world.change(lambda work: work.checkpoints.get(ready)).state == "ready"
+
+
+def test_two_looks_at_one_file_do_not_share_a_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def remember(parent: Path, name: str) -> AbstractContextManager[Workspace]:
+        names.append(name)
+        return workspace(parent, name)
+
+    monkeypatch.setattr(inspections, "workspace", remember)
+    checkpoint_id = world.checkpoint(state="pending")
+    world.services.stopping.set()
+    for _ in range(2):
+        inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "ignore_everything")
+    assert len(set(names)) == 2
