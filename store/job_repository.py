@@ -185,7 +185,12 @@ class JobRepository:
         return bool(self._move("canceled", *_held(id, fence), **_ended()))
 
     def requeue(self, id: str, fence: int) -> bool:
-        """running -> queued: the worker hands the job back. False for a stale fence."""
+        """running -> queued: the worker hands the job back. False for a stale fence.
+
+        Or -> canceled, when that was asked and the worker had not heard of it: no claim takes such a job.
+        """
+        if self._move("canceled", *_held(id, fence), Job.cancel_requested_at.is_not(None), **_ended()):
+            return False
         return bool(self._move("queued", *_held(id, fence), **_queued_again()))
 
     # --- the sweep

@@ -190,6 +190,17 @@ def test_canceling_an_unknown_job_says_so(database: Database) -> None:
         assert work.jobs.request_cancel("job_none") is None
 
 
+def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_canceled(
+    database: Database,
+) -> None:
+    id = queued_job(database)
+    fence = claimed(database, id).fence
+    with database.write() as work:
+        work.jobs.request_cancel(id)
+        assert not work.jobs.requeue(id, fence)
+    assert get(database, id).status == "canceled"
+
+
 def test_a_job_handed_back_is_queued_without_traces(database: Database) -> None:
     id = queued_job(database)
     fence = claimed(database, id).fence
