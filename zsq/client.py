@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -201,7 +202,7 @@ class Client:
             path = path / name
         download(
             self._transport,
-            f"/v1/jobs/{job_id}/artifacts/{name}",
+            f"/v1/jobs/{job_id}/artifacts/{quote(name, safe='')}",
             path,
             patience=self.patience,
             on_bytes=on_bytes,

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from zsq.errors import ApiError, ConnectionLost
+from zsq.errors import ApiError, ClientError, ConnectionLost
 
 # Answers that say "later", not "no": a restarting server, or a proxy in front of one.
 PASSING = frozenset({429, 502, 503, 504})
@@ -38,9 +38,12 @@ class Transport:
         self.sleep = sleep
         # Reads may take long (a server hashing what it received), finding out that no one is there may not.
         timeout = httpx.Timeout(60.0, connect=5.0)
-        self._http = httpx.Client(
-            base_url=self.base_url, timeout=timeout, transport=transport, headers={"user-agent": "zsq"}
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.base_url, timeout=timeout, transport=transport, headers={"user-agent": "zsq"}
+            )
+        except httpx.InvalidURL as error:
+            raise ClientError(f"{base_url} is no server's address: {error}.") from None
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from zsq.client import Client
-from zsq.errors import ApiError, ConnectionLost, JobNotSucceeded
+from zsq.errors import ApiError, ClientError, ConnectionLost, JobNotSucceeded
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -206,3 +206,20 @@ def test_the_server_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert Client().base_url == "http://elsewhere.test:9000"
     monkeypatch.delenv("ZSQ_SERVER_URL")
     assert Client().base_url == "http://127.0.0.1:8000"
+
+
+def test_a_server_that_is_no_address_is_said_plainly() -> None:
+    with pytest.raises(ClientError, match="no server's address"):
+        Client("http://[::1")
+
+
+def test_an_artifacts_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path)
+        return httpx.Response(404, json={"code": "not_found", "detail": "none"})
+
+    with client_of(handler) as client, pytest.raises(ApiError):
+        client.download("job_1", "../../job_2", tmp_path / "x")
+    assert asked == [b"/v1/jobs/job_1/artifacts/..%2F..%2Fjob_2"]
