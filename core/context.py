@@ -59,7 +59,8 @@ class RunContext:
     """Handed to every long-running function of core.
 
     `emit` receives news at most once every `interval` seconds, and at every change of phase.
-    `canceled` is asked at every step. `deadline` is on the clock of `time.monotonic`.
+    `canceled` is asked at every step. `deadline` is on the clock of `time.monotonic`;
+    `deadline_field` names the user's option that set it, None when it is the server's own.
     """
 
     scratch: Path
@@ -68,6 +69,7 @@ class RunContext:
     emit: Callable[[Progress], None] = lambda progress: None
     canceled: Callable[[], bool] = lambda: False
     deadline: float | None = None
+    deadline_field: str | None = "limits.seconds"
     interval: float = 0.5
     timings: dict[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: PHASE_WEIGHTS)
@@ -132,9 +134,10 @@ class RunContext:
         if self.canceled():
             raise Canceled("The job was canceled.")
         if self.deadline is not None and time.monotonic() > self.deadline:
+            what = self.deadline_field or "the longest time that this server gives a job"
             raise DeadlineExceeded(
-                "The job ran past limits.seconds. Raise the limit, or give the method a smaller budget.",
-                field="limits.seconds",
+                f"The job ran past {what}. Raise the limit, or give the method a smaller budget.",
+                field=self.deadline_field,
             )
 
     def _send(self, progress: Progress, *, force: bool = False) -> None:

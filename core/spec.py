@@ -21,9 +21,14 @@ _CONFIG = ConfigDict(extra="forbid")
 Int = Annotated[int, Strict()]
 Bits = Annotated[int, Strict(), Field(ge=2, le=8)]
 BiasBits = Annotated[int, Strict(), Field(ge=8, le=32)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Learning rates, weights of loss terms: beyond these bounds they are slips, and float32 overflows.
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Strict(), Field(ge=1)]
+Iterations = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86_400, allow_inf_nan=False)]
+Mean = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
+Std = Annotated[float, Field(ge=1e-6, le=1e4, allow_inf_nan=False)]
 
 # ASCII digits, and few: int() takes those of every script, and refuses thousands with words of its own.
 _SHORTHAND = re.compile(r"[wW]([0-9]{1,4})[aA]([0-9]{1,4})")
@@ -105,8 +110,8 @@ class Budget:
 
     __pydantic_config__ = _CONFIG
 
-    iterations: Count | None = None
-    seconds: Positive | None = None
+    iterations: Iterations | None = None
+    seconds: Seconds | None = None
 
     def __post_init__(self) -> None:
         if (self.iterations is None) == (self.seconds is None):
@@ -251,7 +256,9 @@ def _method_shorthand(value: Any) -> Any:
     """`"zaq"` -> `{"name": "zaq"}`; an unknown name is refused here, with the names there are."""
     name = value if isinstance(value, str) else value.get("name") if isinstance(value, Mapping) else None
     if isinstance(name, str) and name not in METHOD_CONFIGS:
-        raise ValueError(f"unknown method {name!r}; there are: {', '.join(sorted(METHOD_CONFIGS))}")
+        raise ValueError(f"unknown method {name[:100]!r}; there are: {', '.join(sorted(METHOD_CONFIGS))}")
+    if isinstance(value, Mapping) and name is None:
+        raise ValueError(f"method needs a name; there are: {', '.join(sorted(METHOD_CONFIGS))}")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -278,7 +285,7 @@ class Limits:
 
     __pydantic_config__ = _CONFIG
 
-    seconds: Positive | None = None
+    seconds: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +329,8 @@ class NetworkSpec:
     architecture: str
     num_classes: Annotated[int, Strict(), Field(ge=1, le=100_000)] | None = None
     input_shape: tuple[Count, Count, Count] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Positive, ...] | None = None
+    mean: tuple[Mean, ...] | None = None
+    std: tuple[Std, ...] | None = None
 
     def __post_init__(self) -> None:
         channels = self.input_shape[0] if self.input_shape else None

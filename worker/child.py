@@ -53,6 +53,7 @@ class Order:
     threads: int | None = None
     memory_bytes: int | None = None
     deadline: float | None = None
+    deadline_field: str | None = None
 
 
 def main(connection: Connection, order: Order) -> None:
@@ -90,6 +91,7 @@ def _carry_out(order: Order, connection: Connection, canceled: threading.Event) 
         emit=lambda progress: _send(connection, {"progress": _progress(progress)}),
         canceled=canceled.is_set,
         deadline=order.deadline,
+        deadline_field=order.deadline_field,
     )
     return getattr(importlib.import_module(module), function)(order.payload, context)
 

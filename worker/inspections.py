@@ -69,6 +69,8 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job_id in waiting:
             services.queue.quantize(job_id)
+    elif isinstance(outcome, Failed) and _will_pass(outcome):
+        log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
     elif isinstance(outcome, Failed):
         with services.database.write() as work:
             decided = kind.rows(work).mark_rejected(id, dict(outcome.failure))
@@ -77,6 +79,11 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
         log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:
         kind.send(services, id)
+
+
+def _will_pass(outcome: Failed) -> bool:
+    """Whether the machine was at fault (a full disk), not the file. Files that crash their reader are."""
+    return outcome.failure["retryable"] and outcome.failure["code"] not in ("worker_crashed", "out_of_memory")
 
 
 def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Workspace) -> Outcome:

@@ -80,7 +80,7 @@ def run_child(
     """
     memory_kills = _memory_kills()
     deadline = time.monotonic() + limit.seconds
-    process, connection = forkserver.start(replace(order, deadline=deadline))
+    process, connection = forkserver.start(replace(order, deadline=deadline, deadline_field=limit.field))
     stopping: _Stopping | None = None
     try:
         while True:
@@ -148,6 +148,8 @@ def _receive(connection: Connection, process: BaseProcess) -> Any:
 def _interpret(
     message: Any, stopping: _Stopping | None, on_progress: Callable[[dict[str, Any]], None]
 ) -> Outcome | None:
+    if not isinstance(message, dict):
+        return Failed(failures.from_child(None))
     if "progress" in message:
         on_progress(message["progress"])
         return None

@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.deps import CallerDep, ResourcesDep
+from api.errors import UnsupportedMediaType
 from api.routes.documented import After, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
 from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status
@@ -21,13 +22,24 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 _POLL = "1"
 
 
+def _json_only(request: Request) -> None:
+    """curl's -d without a header says that it sends a form."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"A job is JSON: send it with Content-Type: application/json, not {kind[:100]}."
+        )
+
+
 def _accepted(response: Response, job: Job) -> JobOut:
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = _POLL
     return JobOut.of(job)
 
 
-@router.post("/jobs", status_code=202, responses=problems(400, 404, 413, 422))
+@router.post(
+    "/jobs", status_code=202, responses=problems(400, 404, 413, 415, 422), dependencies=[Depends(_json_only)]
+)
 def submit_job(body: JobRequest, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
     """Queues a job. On a pending checkpoint or dataset it waits until that is ready."""
     return _accepted(response, jobs.submit(resources, caller, body))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.errors import Diverged
 from core.fake_quant.affine import (
     SMALLEST_SCALE,
     Grid,
@@ -147,6 +148,8 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:
+        if not bool(low.isfinite() & high.isfinite()):
+            raise Diverged("The network's activations are not finite; no range can hold them.")
         if self.ceiling is not None:
             high = high.clamp(max=self.ceiling)
         grid = unsigned_grid(low, high, self.bits)

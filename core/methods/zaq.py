@@ -39,6 +39,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
+from core.errors import Diverged
 from core.fake_quant.insert import Student, parameters_in_groups
 from core.fake_quant.observers import MinError, MinMax
 from core.methods.base import Summary, image_shape, thinned
@@ -117,7 +118,10 @@ def _train(game: Game, clock: Clock, context: RunContext, notes: list[str]) -> I
     guard = Guard(game.parts(), "student", notes, restored=game.forget_ranges)
     while (done := clock.training_share()) < 1:
         game.set_rates(done, guard.rate)
-        losses = game.iteration()
+        try:
+            losses = game.iteration()
+        except Diverged:  # the activations are not finite: no loss will be
+            losses = {"student": math.nan}
         clock.iterations += 1
         if guard.accepts(clock.iterations, losses):
             context.step(clock.iterations, clock.expected_iterations(), losses)

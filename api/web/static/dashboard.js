@@ -6,6 +6,7 @@ const ENDED = new Set(["succeeded", "failed", "canceled"]);
 const $ = (id) => document.getElementById(id);
 const items = new Map(); // job id -> its list item
 const downloads = new Map(); // job id -> its artifacts, which never change
+const results = new Map(); // job id -> its result in one line
 let shown = 20;
 
 async function api(path, options) {
@@ -24,6 +25,7 @@ function bytes(count) {
 
 function news(job) {
   if (job.error) return job.error.detail;
+  if (job.status === "succeeded") return results.get(job.id) || "";
   if (job.status !== "running") return "";
   const { step, steps, eta_seconds: eta } = job.progress;
   const parts = [job.cancel_requested ? "canceling" : job.phase || "starting"];
@@ -33,6 +35,13 @@ function news(job) {
     if (typeof value === "number") parts.push(`${name} ${value.toPrecision(3)}`);
   }
   return parts.join(" · ");
+}
+
+function result(report) {
+  const found = report.accuracy;
+  const size = `${bytes(report.artifact.bytes)}, float32 ${bytes(report.artifact.float32_bytes)}`;
+  if (!found) return size;
+  return `top-1 ${found.onnxruntime.top1.toFixed(2)} % in ONNX Runtime, float32 ${found.float32.top1.toFixed(2)} %; ${size}`;
 }
 
 function link(href, text) {
@@ -49,6 +58,7 @@ async function showLinks(job, item) {
     const page = await api(job.links.artifacts);
     const links = page.items.map((file) => link(file.href, `${file.name} (${bytes(file.bytes)})`));
     item.querySelector(".links").replaceChildren(...links);
+    results.set(job.id, result(await api(job.links.report)));
   } catch {
     downloads.delete(job.id); // the next look tries again
   }
@@ -138,6 +148,9 @@ $("quantize").addEventListener("submit", async (event) => {
   const button = event.target.querySelector("button");
   const form = new FormData(event.target);
   if (!$("dataset").files.length) form.delete("dataset");
+  for (const name of ["input_shape", "mean", "std", "num_classes"]) {
+    if (!form.get(name).trim()) form.delete(name);
+  }
   button.disabled = true;
   $("sent").hidden = false;
   say("Uploading…");
