@@ -89,6 +89,9 @@ def test_a_run_past_its_deadline_stops_and_says_what_to_raise(tmp_path: Path) ->
     with pytest.raises(DeadlineExceeded) as caught:
         RunContext(tmp_path, deadline=time.monotonic() - 1).check()
     assert caught.value.field == "limits.seconds"
+    with pytest.raises(DeadlineExceeded) as caught:
+        RunContext(tmp_path, deadline=time.monotonic() - 1, deadline_field=None).check()
+    assert caught.value.field is None and "limits.seconds" not in caught.value.detail
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:

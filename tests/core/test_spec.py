@@ -91,6 +91,21 @@ def test_jobs_that_are_refused(given: dict[str, Any]) -> None:
         spec(**given)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "zaq", "alpha": 1e300},
+        {"name": "zaq", "student_lr": 1e7},
+        {"name": "zaq", "budget": {"iterations": 10**19}},
+        {"name": "zaq", "budget": {"seconds": 1e308}},
+        {"preset": "paper"},
+    ],
+)
+def test_options_that_can_only_be_slips_are_refused(method: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        spec(method=method)
+
+
 def test_an_unknown_method_is_told_which_there_are() -> None:
     with pytest.raises(ValidationError, match="minmax, zaq"):
         spec(method="gptq")

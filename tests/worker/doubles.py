@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -104,3 +105,7 @@ def _tell_pid(payload: dict[str, Any]) -> None:
         partial = Path(payload["pid_file"] + ".part")
         partial.write_text(str(os.getpid()))
         partial.rename(payload["pid_file"])
+
+
+def fill_the_disk(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -38,6 +38,12 @@ def test_a_file_that_crashes_its_reader_is_rejected(world: World) -> None:
     assert (row.state, row.error["code"]) == ("rejected", "worker_crashed")
 
 
+def test_a_fault_of_the_machine_does_not_reject_the_file(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "fill_the_disk")
+    assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "pending"
+
+
 def test_a_file_whose_bytes_are_gone_is_rejected(world: World) -> None:
     checkpoint_id = world.checkpoint(b"gone", state="pending")
     world.services.blobs.delete(world.blob(b"gone"))

@@ -43,6 +43,12 @@ def test_a_job_is_accepted_enqueued_and_found(api: Api) -> None:
     assert api.queued()[DEVICE_QUEUE] == 1
 
 
+def test_a_job_sent_as_a_form_is_told_to_be_json(api: Api) -> None:
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl -d says
+    response = api.http.post("/v1/jobs", content=b'{"bits": "w4a4"}', headers=kind)
+    assert "application/json" in problem(response, 415, "unsupported_media_type")["detail"]
+
+
 def test_a_job_on_a_pending_checkpoint_is_accepted_and_waits(api: Api) -> None:
     api.submit(api.upload()["id"])
     assert api.queued() == {CONTROL_QUEUE: 1, DEVICE_QUEUE: 0}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.errors import Diverged
 from core.fake_quant.affine import Grid, fake_quantize, weight_grid
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax
@@ -136,6 +137,12 @@ def test_a_quantizer_that_observes_takes_the_range_it_is_told() -> None:
     assert bool(quantizer.calibrated)
     assert float(quantizer.scale) == pytest.approx(0.01)
     assert float(quantizer.zero_point) == 100
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_range_that_is_not_finite_is_named(value: float) -> None:
+    with pytest.raises(Diverged):
+        ActivationQuantizer(8).set_range(torch.tensor(-1.0), torch.tensor(value))
 
 
 def test_the_ceiling_bounds_calibrated_and_learned_ranges() -> None:
