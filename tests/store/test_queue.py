@@ -20,6 +20,7 @@ def messages(broker_url: str, queue: str) -> list[tuple[str, list[Any]]]:
 
 
 def test_a_message_is_a_task_name_and_an_id(broker_url: str) -> None:
+    redis.Redis.from_url(broker_url).flushdb()  # other tests of this process use the same broker
     queue = Queue(broker_url)
     queue.ping()
     queue.quantize("job_1")
