@@ -1,4 +1,8 @@
-"""An ONNX graph under construction: unique names, shared constants, nodes in order."""
+"""An ONNX graph under construction: unique names, shared constants, nodes in order.
+
+Names are for people while the graph is built; the finished model has short ones, except for its
+input, its output, and what `keep` was asked to leave.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-OPSET = 21
-IR_VERSION = 10
+from core.export.compact import shorten
+
+OPSET, IR_VERSION = 21, 10
+OPSET_2_BITS, IR_VERSION_2_BITS = 25, 13  # where ONNX has UINT2 and INT2
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -20,7 +26,17 @@ class Builder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self.opset, self.ir_version = OPSET, IR_VERSION
         self._count: dict[str, int] = {INPUT: 1, OUTPUT: 1}
+        self._keep = {INPUT, OUTPUT}
+
+    def require_2_bits(self) -> None:
+        """The file will hold 2-bit tensors."""
+        self.opset, self.ir_version = OPSET_2_BITS, IR_VERSION_2_BITS
+
+    def keep(self, name: str) -> None:
+        """Lets a tensor go by its name in the finished model."""
+        self._keep.add(name)
 
     def name(self, wish: str) -> str:
         """`wish`, or `wish_2`, `wish_3` … where it is taken."""
@@ -43,27 +59,32 @@ class Builder:
             self.initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
-    def add_initializer(self, tensor: onnx.TensorProto) -> None:
+    def add_initializer(self, tensor: onnx.TensorProto) -> str:
+        tensor.name = self.name(tensor.name)
         self.initializers[tensor.name] = tensor
+        return tensor.name
 
     def node(
-        self, kind: str, inputs: list[str], name: str, output: str | None = None, **attributes: Any
+        self, kind: str, inputs: list[str], name: str, *, label: str = "", **attributes: Any
     ) -> str:
-        """Appends a node with one output; returns the output's name."""
-        output = self.name(output or name)
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        """Appends a node with one output; returns the output's name. `label` names the node itself."""
+        output = self.name(name)
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=label, **attributes))
         return output
 
     def split(self, inputs: list[str], name: str, outputs: int, **attributes: Any) -> list[str]:
         names = [self.name(f"{name}.{index}") for index in range(outputs)]
-        self.nodes.append(helper.make_node("Split", inputs, names, name=self.name(name), **attributes))
+        self.nodes.append(helper.make_node("Split", inputs, names, **attributes))
         return names
 
     def model(
         self, input_shape: tuple[int, ...], classes: int, logits: str, metadata: dict[str, str]
-    ) -> onnx.ModelProto:
-        """The finished model: float32 `image` [batch, C, H, W] to float32 `logits` [batch, classes]."""
-        self.nodes.append(helper.make_node("Identity", [logits], [OUTPUT], name="output"))
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """The finished model: float32 `image` [batch, C, H, W] to float32 `logits` [batch, classes].
+
+        Also returns what each tensor's name has become.
+        """
+        self.nodes.append(helper.make_node("Identity", [logits], [OUTPUT]))
         graph = helper.make_graph(
             self.nodes,
             "zsq",
@@ -71,11 +92,12 @@ class Builder:
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
             list(self.initializers.values()),
         )
+        renamed = shorten(graph, self._keep)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=self.ir_version,
             producer_name="zsq",
         )
         helper.set_model_props(model, metadata)
-        return model
+        return model, renamed

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from core.errors import ArchitectureError, ExportError
 from core.export.builder import INPUT, Builder
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
-from core.export.packing import weight_nodes
+from core.export.packing import emit_weight
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
@@ -28,6 +28,8 @@ from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
+
+_CONV_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "pads": [0, 0, 0, 0]}
 
 
 @dataclass(slots=True)
@@ -47,10 +49,12 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result."""
+    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result;
+    `layer_bytes` is what each layer's initializers take in the file."""
 
     model: onnx.ModelProto
     codes: dict[str, str]
+    layer_bytes: dict[str, int]
     clamped_biases: int
 
 
@@ -89,12 +93,21 @@ class _Emitter:
                     logits = self.value(node.args[0])
                 elif shape_of(node) is not None or node.target in SPLITS:
                     self.values[node] = self.emit(node)
-        model = self.builder.model(input_shape, classes, logits, metadata)
+        model, renamed = self.builder.model(input_shape, classes, logits, metadata)
         try:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as error:  # our own mistake, never the user's
             raise ExportError(f"The exported file is not valid ONNX: {error}") from error
-        return Exported(model, self.codes, self.clamped)
+        codes = {node: renamed[name] for node, name in self.codes.items()}
+        return Exported(model, codes, self.layer_bytes(), self.clamped)
+
+    def layer_bytes(self) -> dict[str, int]:
+        """Of each layer, the size of the initializers that stand under its name."""
+        sizes = {name: tensor.ByteSize() for name, tensor in self.builder.initializers.items()}
+        return {
+            layer: sum(size for name, size in sizes.items() if name.startswith(f"{layer}."))
+            for layer in self.written
+        }
 
     # --- values ---
 
@@ -234,15 +247,20 @@ class _Emitter:
     def emit_convolution(self, node: fx.Node, source: fx.Node, layer: nn.Conv2d) -> str:
         x = self.value(source)
         weight, bias = self.emit_parameters(str(node.target), source, layer)
+        attributes = {
+            "strides": list(layer.stride),
+            "dilations": list(layer.dilation),
+            "group": layer.groups,
+            "pads": _pads(layer),
+        }
+        needed = {name: value for name, value in attributes.items() if value != _CONV_DEFAULTS[name]}
         return self.builder.node(
             "Conv",
             [x, weight, *bias],
             node.name,
+            label=node.name,
             kernel_shape=list(layer.kernel_size),
-            strides=list(layer.stride),
-            dilations=list(layer.dilation),
-            group=layer.groups,
-            pads=_pads(layer),
+            **needed,
         )
 
     def emit_linear(self, node: fx.Node, source: fx.Node, layer: nn.Linear) -> Value:
@@ -256,7 +274,7 @@ class _Emitter:
         else:
             x = b.node("Reshape", [self.value(source), flat], f"{node.name}.rows")
         weight, bias = self.emit_parameters(str(node.target), source, layer)
-        result = b.node("Gemm", [x, weight, *bias], node.name, transB=1)
+        result = b.node("Gemm", [x, weight, *bias], node.name, label=node.name, transB=1)
         return Value(floats=result, view=None if len(shape) == 2 else static_shape(node))
 
     def emit_parameters(
@@ -285,10 +303,8 @@ class _Emitter:
         """What a DequantizeLinear reads: the integers, their scales and, if need be, their zero-points."""
         grid, b = layer.grid(), self.builder
         codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
-        initializers, nodes, integers = weight_nodes(codes, grid, layer.bits, f"{name}.weight")
-        for tensor in initializers:
-            b.add_initializer(tensor)
-        b.nodes.extend(nodes)
+        integers = emit_weight(b, codes, grid, layer.bits, f"{name}.weight")
+        b.keep(integers)  # by this name the layer is found in the graph that ONNX Runtime makes
         inputs = [integers, b.constant(grid.scale.numpy(), f"{name}.scale")]
         if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
             inputs.append(b.shared(np.zeros(len(codes)), np.int8))
