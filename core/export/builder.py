@@ -7,6 +7,7 @@ input, its output, and what `keep` was asked to leave.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,24 @@ OPSET_2_BITS, IR_VERSION_2_BITS = 25, 13  # where ONNX has UINT2 and INT2
 
 INPUT, OUTPUT = "image", "logits"
 
+DOMAIN = "zsq"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the file's own: ONNX Runtime puts its nodes in the place of every call."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    nodes: tuple[onnx.NodeProto, ...]
+
 
 class Builder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self.functions: dict[str, Function] = {}
         self.opset, self.ir_version = OPSET, IR_VERSION
         self._count: dict[str, int] = {INPUT: 1, OUTPUT: 1}
         self._keep = {INPUT, OUTPUT}
@@ -64,13 +78,15 @@ class Builder:
         self.initializers[tensor.name] = tensor
         return tensor.name
 
-    def node(
-        self, kind: str, inputs: list[str], name: str, *, label: str = "", **attributes: Any
-    ) -> str:
-        """Appends a node with one output; returns the output's name. `label` names the node itself."""
+    def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """Appends a node with one output; returns the output's name."""
         output = self.name(name)
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=label, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
+
+    def call(self, function: Function, inputs: list[str], name: str) -> str:
+        self.functions[function.name] = function
+        return self.node(function.name, inputs, name, domain=DOMAIN)
 
     def split(self, inputs: list[str], name: str, outputs: int, **attributes: Any) -> list[str]:
         names = [self.name(f"{name}.{index}") for index in range(outputs)]
@@ -87,15 +103,23 @@ class Builder:
         self.nodes.append(helper.make_node("Identity", [logits], [OUTPUT]))
         graph = helper.make_graph(
             self.nodes,
-            "zsq",
+            DOMAIN,
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *input_shape])],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
             list(self.initializers.values()),
         )
         renamed = shorten(graph, self._keep)
+        opsets = [helper.make_opsetid("", self.opset)]
+        functions = [
+            helper.make_function(DOMAIN, f.name, f.inputs, [f.output], f.nodes, opsets)
+            for f in self.functions.values()
+        ]
+        if functions:
+            opsets = [*opsets, helper.make_opsetid(DOMAIN, 1)]
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self.opset)],
+            functions=functions,
+            opset_imports=opsets,
             ir_version=self.ir_version,
             producer_name="zsq",
         )

@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import helper
 from torch import Tensor, fx, nn
 
 from core.errors import ArchitectureError, ExportError
-from core.export.builder import INPUT, Builder
+from core.export.builder import INPUT, Builder, Function
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import emit_weight
 from core.fake_quant.affine import Grid
@@ -30,6 +31,17 @@ from core.networks.graph import BatchNorm, module_of, shape_of
 aten = torch.ops.aten
 
 _CONV_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "pads": [0, 0, 0, 0]}
+
+# int32 steps of input scale × weight scale, which is what integer kernels add.
+_BIAS = Function(
+    "Bias",
+    ("steps", "scale", "input_scale"),
+    "bias",
+    (
+        helper.make_node("Mul", ["scale", "input_scale"], ["step"]),
+        helper.make_node("DequantizeLinear", ["steps", "step"], ["bias"], axis=0),
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -117,9 +129,9 @@ class _Emitter:
             return self.builder.shared(argument, np.float32)
         value = self.values[argument]
         if value.floats is None:
-            # One DequantizeLinear for each reader: fusion wants a pair of its own.
+            # All readers share it; ONNX Runtime gives each fused operator a copy of its own.
             assert value.codes and value.grid
-            return self.dequantize(value.codes, value.grid, argument.name)
+            value.floats = self.dequantize(value.codes, value.grid, argument.name)
         if value.view is not None:
             shape = self.builder.shared(value.view, np.int64)
             value.floats, value.view = (
@@ -258,7 +270,6 @@ class _Emitter:
             "Conv",
             [x, weight, *bias],
             node.name,
-            label=node.name,
             kernel_shape=list(layer.kernel_size),
             **needed,
         )
@@ -274,7 +285,7 @@ class _Emitter:
         else:
             x = b.node("Reshape", [self.value(source), flat], f"{node.name}.rows")
         weight, bias = self.emit_parameters(str(node.target), source, layer)
-        result = b.node("Gemm", [x, weight, *bias], node.name, label=node.name, transB=1)
+        result = b.node("Gemm", [x, weight, *bias], node.name, transB=1)
         return Value(floats=result, view=None if len(shape) == 2 else static_shape(node))
 
     def emit_parameters(
@@ -313,7 +324,6 @@ class _Emitter:
     def emit_bias(
         self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
     ) -> str:
-        """int32 in steps of input scale × weight scale, which is what integer kernels add."""
         b = self.builder
         step = input_scale * weight_scale
         steps = torch.round(bias.double() / step.double())
@@ -321,8 +331,11 @@ class _Emitter:
         self.clamped += int((steps.abs() > limit).sum())
         integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
         factor = b.shared(float(input_scale), np.float32)
-        product = b.node("Mul", [scale, factor], f"{name}.bias.scale")
-        return b.node("DequantizeLinear", [integers, product], f"{name}.bias.float", axis=0)
+        return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")
+
+
+def _is_of(tensor: str, layer: str) -> bool:
+    return tensor.startswith(f"{layer}.")
 
 
 def _pads(layer: nn.Conv2d) -> list[int]:

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from core.export.builder import Builder
+from core.export.builder import Builder, Function
 from core.fake_quant.affine import Grid
 
 PLANES: dict[int, tuple[int, ...]] = {
@@ -59,46 +62,61 @@ def pack(plane: NDArray[np.uint8], width: int) -> bytes:
 
 
 def emit_weight(b: Builder, codes: NDArray[np.int32], grid: Grid, bits: int, name: str) -> str:
-    """Initializers and load-time nodes for a weight [O, ...]; returns the INT8 tensor, named `name`."""
+    """Initializers for a weight [O, ...] and what joins them; returns the INT8 tensor, named `name`."""
     if bits == 8:
         return b.constant(codes.astype(np.int8), name)
+    inputs = [
+        _store(b, plane, width, f"{name}.{width}bit")
+        for plane, width in zip(planes_of(codes, bits), PLANES[bits], strict=True)
+    ]
+    zero_point = grid.zero_point.cpu().numpy().astype(np.int8).reshape(-1, *[1] * (codes.ndim - 1))
+    inputs.append(b.constant(zero_point, f"{name}.zero_point"))
+    return b.call(_joining(bits), inputs, name)
+
+
+def _store(b: Builder, plane: NDArray[np.uint8], width: int, name: str) -> str:
+    """One plane as UINT2 or UINT4 of its own shape, or eight bits in each byte of a column."""
+    data = pack(plane, width)
+    if width == 1:
+        return b.constant(np.frombuffer(data, np.uint8).reshape(-1, 1), name)
+    if width == 2:
+        b.require_2_bits()
+    return b.add_initializer(helper.make_tensor(name, _CONTAINERS[width], plane.shape, data, raw=True))
+
+
+@cache
+def _joining(bits: int) -> Function:
+    """Planes and zero-points to int8. A function: written once, not in every layer."""
+    planes = [f"bits{width}" for width in PLANES[bits]]
+    nodes: list[onnx.NodeProto] = []
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(value: Any, dtype: Any, name: str) -> str:
+        return node("Constant", [], name, value=onnx.numpy_helper.from_array(np.asarray(value, dtype)))
+
     joined = ""
-    for plane, width in zip(planes_of(codes, bits), PLANES[bits], strict=True):
-        part = _emit_plane(b, plane, width, f"{name}.{width}bit")
+    for plane, width in zip(planes, PLANES[bits], strict=True):
+        if width == 1:
+            # There is no 1-bit type: each byte is shifted by 0 … 7, and what fills up the last is cut off.
+            shifts = constant(range(8), np.uint8, "shifts")
+            shifted = node("BitShift", [plane, shifts], "shifted", direction="RIGHT")
+            column = node("BitwiseAnd", [shifted, constant(1, np.uint8, "one")], "column")
+            rest = constant([-1], np.int64, "rest")
+            row = node("Reshape", [column, rest], "row")
+            count = node("Shape", [node("Reshape", [joined, rest], "flat")], "count")
+            cut = node("Slice", [row, constant([0], np.int64, "first"), count], "cut")
+            plane = node("Reshape", [cut, node("Shape", [joined], "shape")], "shaped")
+        part = node("Cast", [plane], f"part{width}", to=TensorProto.INT8)
         if joined:
-            joined = b.node("Mul", [joined, b.shared(1 << width, np.int8)], f"{name}.shifted")
-            joined = b.node("Add", [joined, part], f"{name}.joined")
+            raised = node("Mul", [joined, constant(1 << width, np.int8, f"step{width}")], f"raised{width}")
+            joined = node("Add", [raised, part], f"joined{width}")
         else:
             joined = part
-    zero_point = grid.zero_point.cpu().numpy().astype(np.int8).reshape(-1, *[1] * (codes.ndim - 1))
-    return b.node("Sub", [joined, b.constant(zero_point, f"{name}.zero_point")], name)
-
-
-def _emit_plane(b: Builder, plane: NDArray[np.uint8], width: int, name: str) -> str:
-    """One plane as INT8."""
-    data = pack(plane, width)
-    if width in _CONTAINERS:
-        if width == 2:
-            b.require_2_bits()
-        stored = helper.make_tensor(name, _CONTAINERS[width], plane.shape, data, raw=True)
-        bits = b.add_initializer(stored)
-    else:
-        bits = _emit_bits(b, data, plane.shape, name)
-    return b.node("Cast", [bits], f"{name}.int8", to=TensorProto.INT8)
-
-
-def _emit_bits(b: Builder, data: bytes, shape: tuple[int, ...], name: str) -> str:
-    """Bytes [n / 8] -> bits [n / 8, 8] -> uint8 of the shape asked for."""
-    stored = b.constant(np.frombuffer(data, np.uint8).reshape(-1, 1), name)
-    shifts = b.shared(np.arange(8), np.uint8)
-    bits = b.node("BitShift", [stored, shifts], f"{name}.shifted", direction="RIGHT")
-    bits = b.node("BitwiseAnd", [bits, b.shared(1, np.uint8)], f"{name}.bits")
-    count = int(np.prod(shape))
-    if count % 8:
-        bits = b.node("Reshape", [bits, b.shared([-1], np.int64)], f"{name}.flat")
-        first, last = (b.shared([at], np.int64) for at in (0, count))
-        bits = b.node("Slice", [bits, first, last], f"{name}.cut")
-    return b.node("Reshape", [bits, b.shared([-1, *shape[1:]], np.int64)], f"{name}.shaped")
+    node("Sub", [joined, "zero_point"], "weight")
+    return Function(f"Weight{bits}", (*planes, "zero_point"), "weight", tuple(nodes))
 
 
 @dataclass(frozen=True, slots=True)
