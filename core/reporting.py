@@ -191,9 +191,7 @@ def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> li
 def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
     entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
     speedup = entries["float32"].median_ms / entries["quantized"].median_ms
-    return LatencyReport(
-        threads or _processors(), entries["float32"], entries["quantized"], speedup
-    )
+    return LatencyReport(threads or _processors(), entries["float32"], entries["quantized"], speedup)
 
 
 def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunContext) -> dict[str, Any]:
