@@ -27,11 +27,14 @@ DOMAIN = "zsq"
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of the file's own: ONNX Runtime puts its nodes in the place of every call."""
+    """A function of the file's own: ONNX Runtime puts its nodes in the place of every call.
+
+    Inputs at the end may be left out of a call, as far as the nodes can do without.
+    """
 
     name: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     nodes: tuple[onnx.NodeProto, ...]
 
 
@@ -84,9 +87,12 @@ class Builder:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def call(self, function: Function, inputs: list[str], name: str) -> str:
+    def call(self, function: Function, inputs: list[str], *names: str) -> list[str]:
+        """Appends a call; `names` are wishes for its outputs, whose names are returned."""
         self.functions[function.name] = function
-        return self.node(function.name, inputs, name, domain=DOMAIN)
+        outputs = [self.name(name) for name in names]
+        self.nodes.append(helper.make_node(function.name, inputs, outputs, domain=DOMAIN))
+        return outputs
 
     def split(self, inputs: list[str], name: str, outputs: int, **attributes: Any) -> list[str]:
         names = [self.name(f"{name}.{index}") for index in range(outputs)]
@@ -111,7 +117,7 @@ class Builder:
         renamed = shorten(graph, self._keep)
         opsets = [helper.make_opsetid("", self.opset)]
         functions = [
-            helper.make_function(DOMAIN, f.name, f.inputs, [f.output], f.nodes, opsets)
+            helper.make_function(DOMAIN, f.name, f.inputs, f.outputs, f.nodes, opsets)
             for f in self.functions.values()
         ]
         if functions:

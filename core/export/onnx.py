@@ -36,7 +36,7 @@ _CONV_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "pads": [0
 _BIAS = Function(
     "Bias",
     ("steps", "scale", "input_scale"),
-    "bias",
+    ("bias",),
     (
         helper.make_node("Mul", ["scale", "input_scale"], ["step"]),
         helper.make_node("DequantizeLinear", ["steps", "step"], ["bias"], axis=0),
@@ -300,26 +300,25 @@ class _Emitter:
                 self.written[name] = self.constants(layer, name, ["weight", "bias"])
         if not isinstance(layer, QuantConv2d | QuantLinear):
             return self.written[name][0], self.written[name][1:]
-        grid, inputs = layer.grid(), self.written[name]
-        weight = b.node("DequantizeLinear", inputs, f"{name}.weight.float", axis=0)
+        grid, (weight, scale) = layer.grid(), self.written[name]
         bias = layer.low_bit_bias()
         read = self.values[source].grid
         if bias is None:
             return weight, []
         if read is None:  # the layer reads a float tensor: it stays a float layer, its bias too
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
-        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, inputs[1])]
+        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
 
     def emit_low_bit_weight(self, name: str, layer: QuantConv2d | QuantLinear) -> list[str]:
-        """What a DequantizeLinear reads: the integers, their scales and, if need be, their zero-points."""
+        """The weight's float tensor and its scales."""
         grid, b = layer.grid(), self.builder
         codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
-        integers = emit_weight(b, codes, grid, layer.bits, f"{name}.weight")
+        scale = b.constant(grid.scale.numpy(), f"{name}.scale")
+        # Gemm becomes QGemm only with an explicit zero-point.
+        zeros = [b.shared(np.zeros(len(codes)), np.int8)] if isinstance(layer, QuantLinear) else []
+        integers, floats = emit_weight(b, codes, grid, layer.bits, [scale, *zeros], f"{name}.weight")
         b.keep(integers)  # by this name the layer is found in the graph that ONNX Runtime makes
-        inputs = [integers, b.constant(grid.scale.numpy(), f"{name}.scale")]
-        if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
-            inputs.append(b.shared(np.zeros(len(codes)), np.int8))
-        return inputs
+        return [floats, scale]
 
     def emit_bias(
         self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
@@ -331,7 +330,7 @@ class _Emitter:
         self.clamped += int((steps.abs() > limit).sum())
         integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
         factor = b.shared(float(input_scale), np.float32)
-        return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")
+        return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]
 
 
 def _is_of(tensor: str, layer: str) -> bool:

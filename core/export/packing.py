@@ -8,7 +8,7 @@ kernels read int8:
     3 bits   UINT2, 1-bit                6 bits   UINT4, UINT2
     4 bits   UINT4                       7 bits   UINT4, UINT2, 1-bit
 
-A plane of 2 or 4 bits is cast to INT8. A 1-bit plane is bytes, shifted and masked to one bit each.
+A plane of 2 or 4 bits is cast to INT8. A 1-bit plane is bytes, taken apart into their bits.
 Planes join by int8 arithmetic, joined · 2^bits + plane, and each row's zero-point is subtracted.
 8-bit weights are symmetric and stored as they are.
 
@@ -18,7 +18,7 @@ zero-point is always 0 (see `weight_grid`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -58,20 +58,28 @@ def pack(plane: NDArray[np.uint8], width: int) -> bytes:
     each = 8 // width
     flat = np.pad(plane.reshape(-1), (0, -plane.size % each)).reshape(-1, each)
     shifted = flat << np.arange(0, 8, width, dtype=np.uint8)
-    return np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8).tobytes()
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1)
+    return bytes(packed)
 
 
-def emit_weight(b: Builder, codes: NDArray[np.int32], grid: Grid, bits: int, name: str) -> str:
-    """Initializers for a weight [O, ...] and what joins them; returns the INT8 tensor, named `name`."""
+def emit_weight(
+    b: Builder, codes: NDArray[np.int32], grid: Grid, bits: int, scale: list[str], name: str
+) -> tuple[str, str]:
+    """A weight [O, ...]: returns its INT8 tensor, named `name`, and its float tensor.
+
+    `scale` names what DequantizeLinear reads besides: the scales and, if need be, zeros [O].
+    """
     if bits == 8:
-        return b.constant(codes.astype(np.int8), name)
+        integers = b.constant(codes.astype(np.int8), name)
+        return integers, b.node("DequantizeLinear", [integers, *scale], f"{name}.float", axis=0)
     inputs = [
         _store(b, plane, width, f"{name}.{width}bit")
         for plane, width in zip(planes_of(codes, bits), PLANES[bits], strict=True)
     ]
     zero_point = grid.zero_point.cpu().numpy().astype(np.int8).reshape(-1, *[1] * (codes.ndim - 1))
     inputs.append(b.constant(zero_point, f"{name}.zero_point"))
-    return b.call(_joining(bits), inputs, name)
+    integers, floats = b.call(_joining(bits), [*inputs, *scale], name, f"{name}.float")
+    return integers, floats
 
 
 def _store(b: Builder, plane: NDArray[np.uint8], width: int, name: str) -> str:
@@ -86,8 +94,8 @@ def _store(b: Builder, plane: NDArray[np.uint8], width: int, name: str) -> str:
 
 @cache
 def _joining(bits: int) -> Function:
-    """Planes and zero-points to int8. A function: written once, not in every layer."""
-    planes = [f"bits{width}" for width in PLANES[bits]]
+    """Planes, zero-point, scale to integers and floats. A function: written once, not in every layer."""
+    planes = tuple(f"p{width}" for width in PLANES[bits])
     nodes: list[onnx.NodeProto] = []
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -95,28 +103,36 @@ def _joining(bits: int) -> Function:
         return output
 
     def constant(value: Any, dtype: Any, name: str) -> str:
-        return node("Constant", [], name, value=onnx.numpy_helper.from_array(np.asarray(value, dtype)))
+        tensor = onnx.numpy_helper.from_array(np.asarray(value, dtype))
+        return node("Constant", [], name, value=tensor)
 
     joined = ""
     for plane, width in zip(planes, PLANES[bits], strict=True):
         if width == 1:
-            # There is no 1-bit type: each byte is shifted by 0 … 7, and what fills up the last is cut off.
-            shifts = constant(range(8), np.uint8, "shifts")
-            shifted = node("BitShift", [plane, shifts], "shifted", direction="RIGHT")
-            column = node("BitwiseAnd", [shifted, constant(1, np.uint8, "one")], "column")
-            rest = constant([-1], np.int64, "rest")
-            row = node("Reshape", [column, rest], "row")
-            count = node("Shape", [node("Reshape", [joined, rest], "flat")], "count")
-            cut = node("Slice", [row, constant([0], np.int64, "first"), count], "cut")
-            plane = node("Reshape", [cut, node("Shape", [joined], "shape")], "shaped")
-        part = node("Cast", [plane], f"part{width}", to=TensorProto.INT8)
+            plane = _emit_bits(node, constant, plane, joined)
+        part = node("Cast", [plane], f"i{width}", to=TensorProto.INT8)
         if joined:
-            raised = node("Mul", [joined, constant(1 << width, np.int8, f"step{width}")], f"raised{width}")
-            joined = node("Add", [raised, part], f"joined{width}")
+            raised = node("Mul", [joined, constant(1 << width, np.int8, f"m{width}")], f"r{width}")
+            joined = node("Add", [raised, part], f"j{width}")
         else:
             joined = part
-    node("Sub", [joined, "zero_point"], "weight")
-    return Function(f"Weight{bits}", (*planes, "zero_point"), "weight", tuple(nodes))
+    integers = node("Sub", [joined, "z"], "w")
+    floats = node("DequantizeLinear", [integers, "s", "s0"], "f", axis=0)
+    return Function(f"Weight{bits}", (*planes, "z", "s", "s0"), (integers, floats), tuple(nodes))
+
+
+def _emit_bits(node: Callable[..., str], constant: Callable[..., str], plane: str, like: str) -> str:
+    """Bytes [n / 8, 1] to their bits, in the shape of `like`: what fills up the last byte is cut off.
+
+    There is no 1-bit type. Div and Mod are BitShift and BitwiseAnd in fewer bytes.
+    """
+    shifted = node("Div", [plane, constant(1 << np.arange(8), np.uint8, "d")], "q")
+    column = node("Mod", [shifted, constant(2, np.uint8, "two")], "c")
+    rest = constant([-1], np.int64, "n1")
+    row = node("Reshape", [column, rest], "r")
+    count = node("Shape", [node("Reshape", [like, rest], "l")], "n")
+    cut = node("Slice", [row, constant([0], np.int64, "n0"), count], "b")
+    return node("Reshape", [cut, node("Shape", [like], "h")], "p")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ def random_weight(shape: list[int], bits: int, seed: int) -> tuple[torch.Tensor,
 
 def built(codes: torch.Tensor, grid: Grid, bits: int) -> tuple[Builder, str]:
     b = Builder()
-    return b, emit_weight(b, codes.int().numpy(), grid, bits, "layer.weight")
+    scale = b.constant(grid.scale.numpy(), "scale")
+    integers, _ = emit_weight(b, codes.int().numpy(), grid, bits, [scale], "layer.weight")
+    return b, integers
 
 
 def run(
@@ -162,7 +164,8 @@ def test_only_two_bit_planes_ask_for_a_new_opset(bits: int) -> None:
 def test_a_function_is_written_once() -> None:
     b = Builder()
     codes, grid = random_weight([4, 4], 3, 0)
-    names = [emit_weight(b, codes.int().numpy(), grid, 3, f"{layer}.weight") for layer in "ab"]
+    scale = [b.constant(grid.scale.numpy(), "scale")]
+    names = [emit_weight(b, codes.int().numpy(), grid, 3, scale, f"{layer}.weight")[1] for layer in "ab"]
     model, _ = b.model((1,), 1, b.node("Add", names, "sum"), {})
     assert [function.name for function in model.functions] == ["Weight3"]
     assert [node.op_type for node in model.graph.node] == ["Weight3", "Weight3", "Add", "Identity"]

@@ -45,7 +45,8 @@ def sizes(architecture: str, bits: str) -> tuple[int, int, int]:
 @cache
 def float32_bytes(architecture: str) -> int:
     graph, shape = traced(architecture)
-    return export_float(fold_bn(graph), shape, defaults(architecture).num_classes, {}).ByteSize()
+    model = export_float(fold_bn(graph), shape, defaults(architecture).num_classes, {})
+    return len(model.SerializeToString())
 
 
 @pytest.mark.parametrize("weight", range(2, 9))
