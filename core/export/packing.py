@@ -54,12 +54,24 @@ def planes_of(codes: NDArray[np.integer], bits: int) -> list[NDArray[np.uint8]]:
 
 
 def pack(plane: NDArray[np.uint8], width: int) -> bytes:
-    """Values of `width` (1, 2 or 4) bits, 8 / width to a byte, the first in the lowest bits."""
+    """Values of 2 or 4 bits, 8 / width to a byte, the first in the lowest bits, as ONNX has it."""
     each = 8 // width
-    flat = np.pad(plane.reshape(-1), (0, -plane.size % each)).reshape(-1, each)
-    shifted = flat << np.arange(0, 8, width, dtype=np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1)
-    return bytes(packed)
+    values = np.pad(plane.reshape(-1), (0, -plane.size % each)).reshape(-1, each)
+    return _joined(values << np.arange(0, 8, width, dtype=np.uint8), axis=1)
+
+
+def pack_bits(plane: NDArray[np.uint8]) -> bytes:
+    """Single bits: the first eighth of them in the bytes' lowest bits, the last in the highest.
+
+    Taken apart, each eighth is one row, shifted by the same number of bits.
+    """
+    rows = np.pad(plane.reshape(-1), (0, -plane.size % 8)).reshape(8, -1)
+    return _joined(rows << np.arange(8, dtype=np.uint8)[:, None], axis=0)
+
+
+def _joined(shifted: NDArray[np.uint8], axis: int) -> bytes:
+    joined: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=axis)
+    return bytes(joined)
 
 
 def emit_weight(
@@ -83,10 +95,10 @@ def emit_weight(
 
 
 def _store(b: Builder, plane: NDArray[np.uint8], width: int, name: str) -> str:
-    """One plane as UINT2 or UINT4 of its own shape, or eight bits in each byte of a column."""
-    data = pack(plane, width)
+    """One plane as UINT2 or UINT4 of its own shape, or as a row of bytes of eight bits each."""
     if width == 1:
-        return b.constant(np.frombuffer(data, np.uint8).reshape(-1, 1), name)
+        return b.constant(np.frombuffer(pack_bits(plane), np.uint8).reshape(1, -1), name)
+    data = pack(plane, width)
     if width == 2:
         b.require_2_bits()
     return b.add_initializer(helper.make_tensor(name, _CONTAINERS[width], plane.shape, data, raw=True))
@@ -122,14 +134,15 @@ def _joining(bits: int) -> Function:
 
 
 def _emit_bits(node: Callable[..., str], constant: Callable[..., str], plane: str, like: str) -> str:
-    """Bytes [n / 8, 1] to their bits, in the shape of `like`: what fills up the last byte is cut off.
+    """Bytes [1, n / 8] to their bits, in the shape of `like`: what fills up the last byte is cut off.
 
-    There is no 1-bit type. Div and Mod are BitShift and BitwiseAnd in fewer bytes.
+    ONNX has no 1-bit type.
     """
-    shifted = node("Div", [plane, constant(1 << np.arange(8), np.uint8, "d")], "q")
-    column = node("Mod", [shifted, constant(2, np.uint8, "two")], "c")
+    shifts = constant(np.arange(8)[:, None], np.uint8, "d")
+    shifted = node("BitShift", [plane, shifts], "q", direction="RIGHT")
+    bits = node("BitwiseAnd", [shifted, constant(1, np.uint8, "one")], "c")
     rest = constant([-1], np.int64, "n1")
-    row = node("Reshape", [column, rest], "r")
+    row = node("Reshape", [bits, rest], "r")
     count = node("Shape", [node("Reshape", [like, rest], "l")], "n")
     cut = node("Slice", [row, constant([0], np.int64, "n0"), count], "b")
     return node("Reshape", [cut, node("Shape", [like], "h")], "p")

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from torch.nn import functional as F
 
 from core.export.builder import INPUT, OUTPUT, Builder
-from core.export.packing import PLANES, Stored, emit_weight, ideal_bytes, pack, planes_of
+from core.export.packing import PLANES, Stored, emit_weight, ideal_bytes, pack, pack_bits, planes_of
 from core.fake_quant.affine import Grid, weight_grid
 
 WIDTHS = range(2, 9)
@@ -132,7 +132,9 @@ def test_planes_join_to_the_codes(bits: int, count: int, seed: int) -> None:
 
 
 def test_the_first_value_stands_in_the_lowest_bits() -> None:
-    assert pack(np.array([1, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8), 1) == bytes([0b10000001, 1])
+    assert pack_bits(np.array([1, 0, 0, 0, 0, 0, 0, 1], np.uint8)) == bytes([0b10000001])
+    # Nine bits take two bytes: rows of two, of which the last are filled up.
+    assert pack_bits(np.array([1, 0, 0, 0, 0, 0, 0, 1, 1], np.uint8)) == bytes([0b00010001, 0b00001000])
     assert pack(np.array([1, 2, 3, 0, 2], np.uint8), 2) == bytes([0b00111001, 2])
     assert pack(np.array([1, 15, 7], np.uint8), 4) == bytes([0xF1, 7])
 
