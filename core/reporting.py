@@ -30,10 +30,9 @@ from core.evaluate.report import (
     SyntheticReport,
     VerificationReport,
 )
-from core.export.builder import OPSET
 from core.export.latency import Latency
 from core.export.onnx import Exported
-from core.export.packing import ideal_bytes
+from core.export.packing import Stored, ideal_bytes
 from core.export.parity import Parity
 from core.export.realized import Realized
 from core.fake_quant.insert import Student
@@ -82,7 +81,11 @@ def assemble(
         notes.append(_SATURATION)
     if measured.exported.clamped_biases:
         notes.append(f"{measured.exported.clamped_biases} biases did not fit into int32 and were clamped.")
-    ideal = ideal_bytes([(layer.weights, layer.weight_bits, layer.shape[0]) for layer in layers])
+    modules = student.layers()
+    ideal = ideal_bytes(
+        Stored(layer.weights, layer.weight_bits, layer.shape[0], modules[layer.name].bias is not None)
+        for layer in layers
+    )
     return Report(
         network=NetworkReport(
             architecture,
@@ -113,7 +116,12 @@ def assemble(
         dataset=None,
         synthetic=SyntheticReport(0, 0.0, None),
         artifact=ArtifactReport(
-            measured.bytes, ideal, measured.float32_bytes, spec.export.profile, measured.sha256, OPSET
+            measured.bytes,
+            ideal,
+            measured.float32_bytes,
+            spec.export.profile,
+            measured.sha256,
+            measured.exported.model.opset_import[0].version,
         ),
         latency=[_latency(threads, found) for threads, found in measured.latency.items()],
         verification=VerificationReport(
@@ -156,9 +164,6 @@ def metadata(
 
 
 def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> list[LayerReport]:
-    sizes = {
-        tensor.name: len(tensor.SerializeToString()) for tensor in measured.exported.model.graph.initializer
-    }
     found = []
     for placed in student.placement.layers:
         layer = student.layers()[placed.name]
@@ -175,19 +180,12 @@ def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> li
                 macs=measured.macs.get(placed.name, 0),
                 weight_bits=placed.weight_bits,
                 activation_bits=placed.activation_bits,
-                bytes=sum(size for name, size in sizes.items() if _belongs(name, placed.name)),
+                bytes=measured.exported.layer_bytes[placed.name],
                 kernel=measured.realized.kernels.get(placed.name),
                 weight_sqnr_db=sqnr,
             )
         )
     return found
-
-
-_FIELDS = ("weight", "weight.int4", "weight.zero_point", "scale", "bias")
-
-
-def _belongs(tensor: str, layer: str) -> bool:
-    return any(tensor == f"{layer}.{field}" for field in _FIELDS)
 
 
 def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:

@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import helper
 from torch import Tensor, fx, nn
 
 from core.errors import ArchitectureError, ExportError
-from core.export.builder import INPUT, Builder
+from core.export.builder import INPUT, Builder, Function
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
-from core.export.packing import weight_nodes
+from core.export.packing import emit_weight
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
@@ -28,6 +29,19 @@ from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
+
+_CONV_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "pads": [0, 0, 0, 0]}
+
+# int32 steps of input scale × weight scale, which is what integer kernels add.
+_BIAS = Function(
+    "Bias",
+    ("steps", "scale", "input_scale"),
+    ("bias",),
+    (
+        helper.make_node("Mul", ["scale", "input_scale"], ["step"]),
+        helper.make_node("DequantizeLinear", ["steps", "step"], ["bias"], axis=0),
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -47,10 +61,12 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result."""
+    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result;
+    `layer_bytes` is what each layer's initializers take in the file."""
 
     model: onnx.ModelProto
     codes: dict[str, str]
+    layer_bytes: dict[str, int]
     clamped_biases: int
 
 
@@ -89,12 +105,21 @@ class _Emitter:
                     logits = self.value(node.args[0])
                 elif shape_of(node) is not None or node.target in SPLITS:
                     self.values[node] = self.emit(node)
-        model = self.builder.model(input_shape, classes, logits, metadata)
+        model, renamed = self.builder.model(input_shape, classes, logits, metadata)
         try:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as error:  # our own mistake, never the user's
             raise ExportError(f"The exported file is not valid ONNX: {error}") from error
-        return Exported(model, self.codes, self.clamped)
+        codes = {node: renamed[name] for node, name in self.codes.items()}
+        return Exported(model, codes, self.layer_bytes(), self.clamped)
+
+    def layer_bytes(self) -> dict[str, int]:
+        """Of each layer, the size of the initializers that stand under its name."""
+        sizes = {name: tensor.ByteSize() for name, tensor in self.builder.initializers.items()}
+        return {
+            layer: sum(size for name, size in sizes.items() if name.startswith(f"{layer}."))
+            for layer in self.written
+        }
 
     # --- values ---
 
@@ -104,9 +129,9 @@ class _Emitter:
             return self.builder.shared(argument, np.float32)
         value = self.values[argument]
         if value.floats is None:
-            # One DequantizeLinear for each reader: fusion wants a pair of its own.
+            # All readers share it; ONNX Runtime gives each fused operator a copy of its own.
             assert value.codes and value.grid
-            return self.dequantize(value.codes, value.grid, argument.name)
+            value.floats = self.dequantize(value.codes, value.grid, argument.name)
         if value.view is not None:
             shape = self.builder.shared(value.view, np.int64)
             value.floats, value.view = (
@@ -234,15 +259,19 @@ class _Emitter:
     def emit_convolution(self, node: fx.Node, source: fx.Node, layer: nn.Conv2d) -> str:
         x = self.value(source)
         weight, bias = self.emit_parameters(str(node.target), source, layer)
+        attributes = {
+            "strides": list(layer.stride),
+            "dilations": list(layer.dilation),
+            "group": layer.groups,
+            "pads": _pads(layer),
+        }
+        needed = {name: value for name, value in attributes.items() if value != _CONV_DEFAULTS[name]}
         return self.builder.node(
             "Conv",
             [x, weight, *bias],
             node.name,
             kernel_shape=list(layer.kernel_size),
-            strides=list(layer.stride),
-            dilations=list(layer.dilation),
-            group=layer.groups,
-            pads=_pads(layer),
+            **needed,
         )
 
     def emit_linear(self, node: fx.Node, source: fx.Node, layer: nn.Linear) -> Value:
@@ -271,33 +300,29 @@ class _Emitter:
                 self.written[name] = self.constants(layer, name, ["weight", "bias"])
         if not isinstance(layer, QuantConv2d | QuantLinear):
             return self.written[name][0], self.written[name][1:]
-        grid, inputs = layer.grid(), self.written[name]
-        weight = b.node("DequantizeLinear", inputs, f"{name}.weight.float", axis=0)
+        grid, (weight, scale) = layer.grid(), self.written[name]
         bias = layer.low_bit_bias()
         read = self.values[source].grid
         if bias is None:
             return weight, []
         if read is None:  # the layer reads a float tensor: it stays a float layer, its bias too
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
-        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, inputs[1])]
+        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
 
     def emit_low_bit_weight(self, name: str, layer: QuantConv2d | QuantLinear) -> list[str]:
-        """What a DequantizeLinear reads: the integers, their scales and, if need be, their zero-points."""
+        """The weight's float tensor and its scales."""
         grid, b = layer.grid(), self.builder
         codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
-        initializers, nodes, integers = weight_nodes(codes, grid, layer.bits, f"{name}.weight")
-        for tensor in initializers:
-            b.add_initializer(tensor)
-        b.nodes.extend(nodes)
-        inputs = [integers, b.constant(grid.scale.numpy(), f"{name}.scale")]
-        if isinstance(layer, QuantLinear):  # Gemm becomes QGemm only with an explicit zero-point
-            inputs.append(b.shared(np.zeros(len(codes)), np.int8))
-        return inputs
+        scale = b.constant(grid.scale.numpy(), f"{name}.scale")
+        # Gemm becomes QGemm only with an explicit zero-point.
+        zeros = [b.shared(np.zeros(len(codes)), np.int8)] if isinstance(layer, QuantLinear) else []
+        integers, floats = emit_weight(b, codes, grid, layer.bits, [scale, *zeros], f"{name}.weight")
+        b.keep(integers)  # by this name the layer is found in the graph that ONNX Runtime makes
+        return [floats, scale]
 
     def emit_bias(
         self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
     ) -> str:
-        """int32 in steps of input scale × weight scale, which is what integer kernels add."""
         b = self.builder
         step = input_scale * weight_scale
         steps = torch.round(bias.double() / step.double())
@@ -305,8 +330,11 @@ class _Emitter:
         self.clamped += int((steps.abs() > limit).sum())
         integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
         factor = b.shared(float(input_scale), np.float32)
-        product = b.node("Mul", [scale, factor], f"{name}.bias.scale")
-        return b.node("DequantizeLinear", [integers, product], f"{name}.bias.float", axis=0)
+        return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]
+
+
+def _is_of(tensor: str, layer: str) -> bool:
+    return tensor.startswith(f"{layer}.")
 
 
 def _pads(layer: nn.Conv2d) -> list[int]:

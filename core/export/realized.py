@@ -90,11 +90,7 @@ def realized_precision(
 
 def _kernels(graph: onnx.GraphProto, layers: set[str]) -> dict[str, str]:
     """Which operator reads each layer's weight, directly or through a DequantizeLinear."""
-    through = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type in ("DequantizeLinear", "Cast", "Sub")
-    }
+    through = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     found: dict[str, str] = {}
     for node in graph.node:
         if node.op_type in _CONVERSIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
         parity=Parity([TensorParity("x", 100, 1, 1)], 1e-7, 16),
         realized=Realized(dict.fromkeys(macs, "QLinearConv"), 1.0, {}, 0),
         latency={1: latency, 0: latency},
-        exported=type(exported)(exported.model, exported.codes, clamped),
+        exported=replace(exported, clamped_biases=clamped),
         bytes=1000,
         float32_bytes=4000,
         sha256="ab",

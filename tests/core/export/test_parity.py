@@ -15,7 +15,7 @@ from tests.core import small
 
 Export = Callable[..., tuple[Student, Exported]]
 
-WIDTHS = ["w8a8", "w4a4", "w6a8", "w2a8", "w3a3"]
+WIDTHS = ["w8a8", "w7a5", "w6a8", "w5a7", "w4a4", "w2a8", "w3a3"]
 
 
 @pytest.mark.parametrize("bits", WIDTHS)

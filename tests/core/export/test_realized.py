@@ -7,9 +7,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import TensorProto
 
 from core.export.onnx import Exported, export_float
 from core.export.realized import INTEGER_KERNELS, Realized, realized_precision
+from core.export.session import open_session
 from core.fake_quant.insert import Student
 from core.networks.fold_bn import fold_bn
 from core.networks.macs import layer_macs, product_macs
@@ -20,6 +22,9 @@ Export = Callable[..., tuple[Student, Exported]]
 # Networks all of whose operators have integer kernels.
 INTEGER = ["plain", "residual", "concat", "shuffle", "padded"]
 
+# What the network "plain" is run by, besides its layers.
+OTHER = {"QuantizeLinear", "DequantizeLinear", "NhwcMaxPool", "Clip", "Transpose", "QLinearGlobalAveragePool"}
+
 
 def realized(export: Export, name: str, bits: str, folder: Path) -> Realized:
     student, exported = export(name, bits)
@@ -28,7 +33,7 @@ def realized(export: Export, name: str, bits: str, folder: Path) -> Realized:
     return realized_precision(path, layer_macs(student.graph), product_macs(student.graph), folder)
 
 
-@pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w6a8", "w2a8", "w3a3"])
+@pytest.mark.parametrize("bits", ["w8a8", "w7a7", "w6a8", "w5a5", "w4a4", "w3a3", "w2a8"])
 @pytest.mark.parametrize("name", INTEGER)
 def test_everything_runs_in_integers_where_kernels_exist(
     export: Export, name: str, bits: str, tmp_path: Path
@@ -38,6 +43,22 @@ def test_everything_runs_in_integers_where_kernels_exist(
     assert found.float_operators == {}
     assert set(found.kernels) == set(export(name, bits)[0].layers())
     assert set(found.kernels.values()) <= {"QLinearConv", "QGemm"}
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_weights_of_every_width_are_put_together_at_load(export: Export, bits: int, tmp_path: Path) -> None:
+    """Nothing of what joins planes is left to run: kernels read int8 constants, with zero-point 0."""
+    student, exported = export("plain", f"w{bits}a4")
+    path = tmp_path / "optimized.onnx"
+    open_session(exported.model, optimized=path)
+    graph = onnx.load(path).graph
+    assert {node.op_type for node in graph.node} <= {"QLinearConv", "QGemm", "Reshape"} | OTHER
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for name in student.layers():
+        (reader,) = (node for node in graph.node if f"{name}.weight" in node.input)
+        at = list(reader.input).index(f"{name}.weight")
+        assert constants[reader.input[at]].data_type == TensorProto.INT8
+        assert not onnx.numpy_helper.to_array(constants[reader.input[at + 2]]).any()
 
 
 @pytest.mark.parametrize("name", sorted(set(small.NETWORKS) - set(INTEGER) - {"attention"}))
