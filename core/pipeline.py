@@ -42,7 +42,7 @@ from core.methods import registry
 from core.methods.base import Summary
 from core.networks.fold_bn import fold_bn
 from core.networks.graph import trace
-from core.networks.inspect import LoadedNetwork, load_network
+from core.networks.inspect import load_network
 from core.networks.macs import layer_macs, product_macs
 from core.reporting import Measured, assemble, metadata
 from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec
@@ -147,7 +147,7 @@ class _Job:
             synthetic = self.measure_synthetic(teacher, student, summary.images)
         with context.phase("exporting"):
             # Simulation and file must be compared on one machine's arithmetic.
-            teacher, student = teacher.cpu(), student.cpu()
+            teacher, student = fold_bn(teacher.cpu()), student.cpu()
             exported, float_path = self.export(teacher, student)
         with context.phase("verifying"):
             measured = self.verify(student, exported, float_path, summary.images)
@@ -158,13 +158,14 @@ class _Job:
             loaded=self.loaded,
             architecture=self.checkpoint.network.architecture,
             checkpoint_sha256=self.checkpoint.sha256,
-            teacher=fold_bn(teacher),
+            teacher=teacher,
             student=student,
             summary=summary,
             measured=measured,
+            synthetic=synthetic,
             context=context,
         )
-        report = replace(report, synthetic=synthetic, **self.accuracy_fields(accuracies))
+        report = replace(report, **self.accuracy_fields(accuracies))
         return PipelineResult(report.to_json(), self.artifacts(student, summary, report))
 
     # --- method ---
@@ -269,7 +270,7 @@ class _Job:
         exported = export_student(student, loaded.input_shape, loaded.num_classes, properties)
         onnx.save(exported.model, self.output / "model.onnx")
         float_path = self.context.scratch / "float32.onnx"
-        onnx.save(export_float(fold_bn(teacher), loaded.input_shape, loaded.num_classes, {}), float_path)
+        onnx.save(export_float(teacher, loaded.input_shape, loaded.num_classes, {}), float_path)
         return exported, float_path
 
     def verify(self, student: Student, exported: Exported, float_path: Path, synthetic: Tensor) -> Measured:
@@ -318,15 +319,3 @@ def baseline_config(input_shape: tuple[int, int, int]) -> MinMaxConfig:
     if input_shape[1] * input_shape[2] <= 64 * 64:
         return MinMaxConfig()
     return MinMaxConfig(images=16, iterations=30)
-
-
-__all__ = [
-    "ArtifactFile",
-    "CheckpointInput",
-    "DatasetInput",
-    "LoadedNetwork",
-    "PipelineResult",
-    "inspect_checkpoint",
-    "inspect_dataset",
-    "quantize",
-]

@@ -71,6 +71,7 @@ def assemble(
     student: Student,
     summary: Summary,
     measured: Measured,
+    synthetic: SyntheticReport,
     context: RunContext,
 ) -> Report:
     """Everything but the accuracy; `teacher` is folded, so that its weights compare with the student's."""
@@ -114,7 +115,7 @@ def assemble(
         accuracy=None,
         agreement=None,
         dataset=None,
-        synthetic=SyntheticReport(0, 0.0, None),
+        synthetic=synthetic,
         artifact=ArtifactReport(
             measured.bytes,
             ideal,

@@ -333,10 +333,6 @@ class _Emitter:
         return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]
 
 
-def _is_of(tensor: str, layer: str) -> bool:
-    return tensor.startswith(f"{layer}.")
-
-
 def _pads(layer: nn.Conv2d) -> list[int]:
     """Zeros before each dimension, then after each. Written out: ONNX's SAME_UPPER refuses dilation."""
     if not isinstance(layer.padding, str):

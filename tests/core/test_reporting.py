@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.context import RunContext
-from core.evaluate.report import Report
+from core.evaluate.report import Report, SyntheticReport
 from core.export.latency import Latency
 from core.export.onnx import export_student
 from core.export.parity import Parity, TensorParity
@@ -53,6 +53,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
         student=student,
         summary=Summary(1, 2.5, "calibrated", torch.zeros(1), notes=["A note."]),
         measured=measured,
+        synthetic=SyntheticReport(8, 75.0, 0.25),
         context=RunContext(tmp_path, device=torch.device("cpu"), timings={"loading": 1.0}),
     )
 
