@@ -249,7 +249,7 @@ def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunCont
         "python": platform.python_version(),
         "device": device,
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "seed": spec.seed,
         "checkpoint_sha256": checkpoint_sha256,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -261,7 +261,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:

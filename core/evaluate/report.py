@@ -104,8 +104,12 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class LatencyEntry:
+    """Milliseconds; `processor_ms` is the median of what all threads together computed, which still
+    compares when the machine does other things meanwhile."""
+
     median_ms: float
     p90_ms: float
+    processor_ms: float
     runs: int
 
 

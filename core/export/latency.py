@@ -22,10 +22,14 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds for a batch of one."""
+    """Milliseconds for a batch of one; `processor_ms` is the median of what all threads together computed.
+
+    On a machine that does other things meanwhile, processor times still compare.
+    """
 
     median_ms: float
     p90_ms: float
+    processor_ms: float
     runs: int
 
 
@@ -46,15 +50,15 @@ def measure_latency(
     """
     sessions = {name: open_session(path, threads=threads) for name, path in files.items()}
     image = np.random.default_rng(0).standard_normal((1, *input_shape), dtype=np.float32)
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sessions}
     began = time.perf_counter()
     for count, order in enumerate(orders(list(sessions)), start=1):
         check()
         for name in order:
-            start = time.perf_counter()
+            start, computed = time.perf_counter(), time.process_time()
             sessions[name].run(None, {INPUT: image})
             if count > _WARM_UP:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append((time.perf_counter() - start, time.process_time() - computed))
         elapsed = time.perf_counter() - began
         enough = count >= _FEWEST or elapsed >= _PATIENCE
         if count == _MOST or (count > _WARM_UP and enough and elapsed >= seconds):
@@ -76,8 +80,8 @@ def orders(names: Sequence[str]) -> Iterator[list[str]]:
         last = order[-1]
 
 
-def _summary(times: list[float]) -> Latency:
-    if len(times) == 1:
-        return Latency(times[0], times[0], 1)
+def _summary(times: list[tuple[float, float]]) -> Latency:
+    wall, processor = ([1e3 * seconds for seconds in kind] for kind in zip(*times, strict=True))
     # "inclusive" never goes beyond what was measured.
-    return Latency(median(times), quantiles(times, n=10, method="inclusive")[-1], len(times))
+    p90 = quantiles(wall, n=10, method="inclusive")[-1] if len(wall) > 1 else wall[0]
+    return Latency(median(wall), p90, median(processor), len(times))

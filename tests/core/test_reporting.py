@@ -33,9 +33,9 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0, no_int8: str | No
     student = small.student("plain", bits)
     exported = export_student(student, small.SHAPE, small.CLASSES, {})
     macs = layer_macs(student.graph)
-    latency = {"float32": Latency(4.0, 5.0, 9), "quantized": Latency(2.0, 3.0, 9)}
+    latency = {"float32": Latency(4.0, 5.0, 4.0, 9), "quantized": Latency(2.0, 3.0, 2.0, 9)}
     if no_int8 is None:
-        latency["onnxruntime_int8"] = Latency(2.5, 3.5, 9)
+        latency["onnxruntime_int8"] = Latency(2.5, 3.5, 2.5, 9)
     measured = Measured(
         parity=Parity([TensorParity(f"x{n}", 100, n, min(n, 1)) for n in range(8)], 1e-7, 16),
         realized=Realized(dict.fromkeys(macs, "QLinearConv"), 1.0, {}, 0),

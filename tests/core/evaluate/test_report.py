@@ -31,7 +31,7 @@ PUBLISHED = Path(__file__).parents[3] / "docs" / "report.schema.json"
 
 def report() -> Report:
     """A report without an evaluation set."""
-    entry = LatencyEntry(1.0, 2.0, 5)
+    entry = LatencyEntry(1.0, 2.0, 1.0, 5)
     parity = ParityReport(8, 3, 100, 1, 0.01, 1, [TensorParityReport("relu", 1, 50, 1)], 1e-7)
     return Report(
         network=NetworkReport("cifar/resnet8", 100, [3, 8, 8], 10, [0.5], [0.2]),

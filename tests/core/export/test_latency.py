@@ -34,6 +34,7 @@ def test_every_file_is_run_as_often_as_the_others(file: Path) -> None:
     assert set(found) == {"a", "b", "c"}
     assert {entry.runs for entry in found.values()} == {5}
     assert all(0 < entry.median_ms <= entry.p90_ms for entry in found.values())
+    assert all(entry.processor_ms > 0 for entry in found.values())
 
 
 def test_time_buys_rounds_up_to_a_bound(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
