@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 import safetensors.torch
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from core.context import WEIGHTS_WITHOUT_TRAINING, RunContext
 from core.errors import ExportError, OutOfMemory
@@ -198,9 +198,8 @@ class _Job:
 
     def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
         student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))
-        # Convolutions run faster on channels-last tensors, on CPUs as on GPUs.
-        student.to(self.context.device).to(memory_format=torch.channels_last)
-        teacher.to(self.context.device).to(memory_format=torch.channels_last)
+        for network in (student, teacher):
+            channels_last(network.to(self.context.device))
         summary = registry.run(teacher, student, config, self.context)
         return student.folded(), summary
 
@@ -216,7 +215,7 @@ class _Job:
             for name, network in (("float32", teacher), ("minmax", baseline), ("student", student))
         }
 
-    def predictor(self, network: torch.nn.Module) -> Any:
+    def predictor(self, network: nn.Module) -> Any:
         network.eval()
 
         def predict(x_NCHW: Tensor) -> Tensor:
@@ -349,6 +348,16 @@ class _Job:
                 "student.safetensors", self.output / "student.safetensors", "application/octet-stream"
             ),
         ]
+
+
+def channels_last(network: nn.Module) -> None:
+    """Convolutions run faster on channels-last tensors, on CPUs as on GPUs.
+
+    Theirs alone: torch refuses the format for tensors of five dimensions, such as position biases.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
 
 
 def baseline_config(input_shape: tuple[int, int, int]) -> MinMaxConfig:

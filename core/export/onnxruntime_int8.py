@@ -64,8 +64,8 @@ def quantize_int8(float32: Path, images_NCHW: Tensor, target: Path) -> None:
         run(open_session(target), images[:1])
     except Exception as error:  # whatever the quantizer raises, asserts included, for what it cannot do
         target.unlink(missing_ok=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(reason[:300].rstrip(".")) from error
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300].rstrip(".")
+        raise ExportError(f"{type(error).__name__}: {reason}") from error
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

@@ -382,6 +382,15 @@ def test_a_deadline_stops_the_job(tmp_path: Path, checkpoint: CheckpointInput) -
         Job(tmp_path, checkpoint, None, MINMAX).run(deadline=0.0)
 
 
+def test_tensors_of_any_rank_may_stand_beside_convolutions() -> None:
+    """Swin Transformer V2 keeps position biases of five dimensions."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3))
+    network.register_buffer("biases", torch.zeros(1, 1, 2, 3, 3))
+    pipeline.channels_last(network)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.biases.is_contiguous()
+
+
 # --- inspection --------------------------------------------------------------------------------------
 
 
