@@ -30,6 +30,7 @@ from core.evaluate.report import (
     Report,
     SyntheticReport,
 )
+from core.export.integer import IntegerStudent
 from core.export.latency import measure_latency
 from core.export.onnx import Exported, export_float, export_student
 from core.export.operators import check_operators
@@ -204,7 +205,11 @@ class _Job:
             return {}
         return {
             name: metrics.measure(self.predictor(network), self.batches())
-            for name, network in (("float32", teacher), ("minmax", baseline), ("student", student))
+            for name, network in (
+                ("float32", teacher),
+                ("minmax", IntegerStudent(baseline)),
+                ("student", IntegerStudent(student)),
+            )
         }
 
     def predictor(self, network: torch.nn.Module) -> Any:

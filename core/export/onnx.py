@@ -24,9 +24,9 @@ from core.export.builder import INPUT, Builder, Function
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import emit_weight
 from core.fake_quant.affine import Grid
-from core.fake_quant.insert import Student
+from core.fake_quant.insert import Student, absorbed
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
+from core.fake_quant.placement import SPLITS, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
@@ -172,7 +172,7 @@ class _Emitter:
             return self.values[source_of(node)].parts[index]
         if is_passthrough(self.graph, node):
             return self.emit_move(node)
-        if self.is_absorbed(node):
+        if absorbed(self.graph, node):
             if node.target is aten.hardsigmoid.default:
                 return self.emit_saturating_gate(node)
             return self.values[source_of(node)]
@@ -281,16 +281,6 @@ class _Emitter:
         size = -(-total // asked) if node.target is aten.chunk.default else asked
         whole = [size] * (total // size)
         return whole + ([total % size] if total % size else []), axis
-
-    def is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the quantizer behind the activation clips just as it does: from 0 (and up to 6, or 1)."""
-        ceiling = 1.0 if node.target is aten.hardsigmoid.default else ceiling_of(node)
-        if ceiling is None or len(node.users) != 1:
-            return False
-        quantizer = module_of(self.graph, next(iter(node.users)))
-        if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != 0:
-            return False
-        return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
     # --- weighted layers ---
 
