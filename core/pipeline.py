@@ -32,6 +32,7 @@ from core.evaluate.report import (
     Report,
     SyntheticReport,
 )
+from core.export.integer import IntegerStudent
 from core.export.latency import Latency, measure_latency
 from core.export.onnx import Exported, export_float, export_student
 from core.export.onnxruntime_int8 import quantize_int8
@@ -212,7 +213,11 @@ class _Job:
             return {}
         return {
             name: metrics.measure(self.predictor(network), self.batches())
-            for name, network in (("float32", teacher), ("minmax", baseline), ("student", student))
+            for name, network in (
+                ("float32", teacher),
+                ("minmax", IntegerStudent(baseline)),
+                ("student", IntegerStudent(student)),
+            )
         }
 
     def predictor(self, network: nn.Module) -> Any:

@@ -7,6 +7,7 @@ bits): the pattern that ONNX Runtime fuses into QLinearConv, QGemm, QLinearAdd a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -23,9 +24,9 @@ from core.export.builder import INPUT, Builder, Function
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import emit_weight
 from core.fake_quant.affine import Grid
-from core.fake_quant.insert import Student
+from core.fake_quant.insert import Student, absorbed
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
+from core.fake_quant.placement import SPLITS, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 
 aten = torch.ops.aten
@@ -49,13 +50,15 @@ class Value:
     """A tensor of the ONNX graph: `floats` and/or `codes` (uint8) on `grid`.
 
     `view` is the shape that the floats still have to be brought to: matrix products of tensors of
-    more than two dimensions are done on flattened ones, and reshaping codes is cheaper.
+    more than two dimensions are done on flattened ones, and reshaping codes is cheaper. `factor`
+    is what the floats have been multiplied by; only a quantizer reads such floats.
     """
 
     floats: str | None = None
     codes: str | None = None
     grid: Grid | None = None
     view: tuple[int, ...] | None = None
+    factor: float = 1.0
     parts: list[Value] = field(default_factory=list)
 
 
@@ -94,6 +97,7 @@ class _Emitter:
         self.builder = Builder()
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
+        self.numbers: dict[float, str] = {}
         self.written: dict[str, list[str]] = {}
         self.clamped = 0
 
@@ -140,9 +144,9 @@ class _Emitter:
             )
         return value.floats
 
-    def parameters_of(self, grid: Grid) -> list[str]:
+    def parameters_of(self, grid: Grid, factor: float = 1.0) -> list[str]:
         return [
-            self.builder.shared(float(grid.scale), np.float32),
+            self.builder.shared(float(grid.scale) * factor, np.float32),
             self.builder.shared(int(grid.zero_point), np.uint8),
         ]
 
@@ -168,7 +172,9 @@ class _Emitter:
             return self.values[source_of(node)].parts[index]
         if is_passthrough(self.graph, node):
             return self.emit_move(node)
-        if self.is_absorbed(node):
+        if absorbed(self.graph, node):
+            if node.target is aten.hardsigmoid.default:
+                return self.emit_saturating_gate(node)
             return self.values[source_of(node)]
         if node.target in COMPUTES:
             return Value(floats=COMPUTES[node.target](self, node))
@@ -206,7 +212,9 @@ class _Emitter:
         floats, view = (value.floats, value.view) if value.view else (self.value(source), None)
         name = f"{str(node.target).rpartition('.')[2]}.codes"
         assert floats is not None
-        codes = b.node("QuantizeLinear", [floats, *self.parameters_of(grid)], name)
+        if value.codes is not None:  # from grid to grid: QLinearAdd does it in one pass over integers
+            floats = b.node("Add", [floats, self.number(0.0)], f"{name}.same")
+        codes = b.node("QuantizeLinear", [floats, *self.parameters_of(grid, value.factor)], name)
         if quantizer.bits < 8:
             bounds = [b.shared(0, np.uint8), b.shared(grid.high, np.uint8)]
             codes = b.node("Clip", [codes, *bounds], f"{name}.clip")
@@ -214,6 +222,36 @@ class _Emitter:
             codes = b.node("Reshape", [codes, b.shared(view, np.int64)], f"{name}.view")
         self.codes[node.name] = codes
         return Value(codes=codes, grid=grid)
+
+    def operands(self, arguments: Sequence[Any]) -> list[str]:
+        """See operators.Tensors."""
+        nodes = [a for a in arguments if isinstance(a, fx.Node)]
+        integer = all(self.values[node].codes is not None for node in nodes)
+        return [
+            self.number(float(a)) if integer and isinstance(a, (int, float)) else self.value(a)
+            for a in arguments
+        ]
+
+    def number(self, value: float) -> str:
+        """A constant that integer kernels can read: code 1 or 0, zero-point 0 or 2 (where it is negative).
+
+        Its code is an initializer of its own: ONNX Runtime reshapes what a broadcast reads, and a
+        zero-point that shared it would no longer be constant, which makes convolutions a third slower.
+        """
+        b = self.builder
+        if value not in self.numbers:
+            code = b.constant(np.array(1 if value else 0, np.uint8), f"number.{value}")
+            zero_point = b.shared(2 if value < 0 else 0, np.uint8)
+            scale = b.shared(abs(value) or 1.0, np.float32)
+            self.numbers[value] = b.node(
+                "DequantizeLinear", [code, scale, zero_point], f"number.{value}.float"
+            )
+        return self.numbers[value]
+
+    def emit_saturating_gate(self, node: fx.Node) -> Value:
+        """hardsigmoid(x) = clip(x + 3, 0, 6) / 6, where the quantizer behind it clips by saturation."""
+        x = self.value(source_of(node))
+        return Value(floats=self.builder.node("Add", [x, self.number(3.0)], node.name), factor=6.0)
 
     def emit_move(self, node: fx.Node) -> Value:
         source = source_of(node)
@@ -243,16 +281,6 @@ class _Emitter:
         size = -(-total // asked) if node.target is aten.chunk.default else asked
         whole = [size] * (total // size)
         return whole + ([total % size] if total % size else []), axis
-
-    def is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: from 0 (and up to 6)."""
-        ceiling = ceiling_of(node)
-        if ceiling is None or len(node.users) != 1:
-            return False
-        quantizer = module_of(self.graph, next(iter(node.users)))
-        if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != 0:
-            return False
-        return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
     # --- weighted layers ---
 

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
+import torch
 from torch import Tensor, fx, nn
 
+from core.fake_quant.lowering import lower
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax, ObserverFactory
-from core.fake_quant.placement import Placement, is_passthrough, place, source_of
+from core.fake_quant.placement import Placement, ceiling_of, is_passthrough, place, source_of
 from core.networks.fold_bn import fold_bn, fold_into
 from core.networks.graph import BatchNorm, module_of, shape_of, with_outputs
 from core.spec import BitSpec
+
+aten = torch.ops.aten
 
 QUANTIZERS = "quantizers"
 
@@ -112,12 +116,12 @@ def build_student(teacher: fx.GraphModule, bits: BitSpec, *, fold: bool = True) 
     `fold=False` keeps foldable batch normalizations as modules (the originals train them) and
     `Student.folded()` folds them later. Raises SpecError when an override matches no layer.
     """
-    shape = fold_bn(teacher)  # placement is decided on the graph that will run
+    shape = lower(fold_bn(teacher))  # placement is decided on the graph that will run
     placement = place(shape, bits)
     left = {node.name for node in shape.graph.nodes}
     norms = [n for n in teacher.graph.nodes if isinstance(module_of(teacher, n), BatchNorm)]
     folded = {node.name: node.args[0].name for node in norms if node.name not in left}
-    graph = shape if fold else deepcopy(teacher)
+    graph = shape if fold else lower(deepcopy(teacher), folded.keys())
     graph.meta["folded"] = folded if fold else {}
     graph.meta["foldable"] = frozenset() if fold else frozenset(folded)
     graph.requires_grad_(True)  # a frozen teacher's copy is there to be trained
@@ -196,6 +200,17 @@ def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: Activati
 def shape_of_value(graph: fx.GraphModule, reader: fx.Node) -> bool:
     """Whether the reader reads the values, not only their shape (`sym_size`)."""
     return shape_of(reader) is not None or is_passthrough(graph, reader)
+
+
+def absorbed(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the quantizer behind the activation clips just as it does: from 0 (and up to 6, or 1)."""
+    ceiling = 1.0 if node.target is aten.hardsigmoid.default else ceiling_of(node)
+    if ceiling is None or len(node.users) != 1:
+        return False
+    quantizer = module_of(graph, next(iter(node.users)))
+    if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != 0:
+        return False
+    return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
 
 def parameters_in_groups(student: Student) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -23,7 +23,8 @@ class LowBitWeight:
     """What QuantConv2d and QuantLinear share: a weight and a bias read through their grids.
 
     The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it.
-    `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor).
+    `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor; the
+    last one where the layer runs more than once).
     """
 
     weight: Tensor
