@@ -17,7 +17,7 @@ The logits are not quantized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, isfinite
@@ -60,8 +60,11 @@ class Placement:
     residual: str = "8"
 
 
-def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
-    """Decides every width. Raises SpecError when an override matches no layer."""
+def place(graph: fx.GraphModule, bits: BitSpec, *, fused_additions: bool = False) -> Placement:
+    """Decides every width. `fused_additions`: see GridStyle.
+
+    Raises SpecError when an override matches no layer.
+    """
     layers = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d | nn.Linear)]
     if not layers:
         raise SpecError(
@@ -73,6 +76,8 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
     wanted = {node: _layer(graph, node, layers, bits, placement) for node in layers}
     for node in graph.graph.nodes:
         if node in constants or not _is_stored(graph, node):
+            continue
+        if fused_additions and _is_added_in_its_kernel(node, wanted):
             continue
         demands = dict(_demands(graph, node, wanted))
         if not demands:
@@ -177,6 +182,15 @@ def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.target in FLOAT_RESULTS:
         return False
     return clip_before(node) is None or node.op == "placeholder"
+
+
+def _is_added_in_its_kernel(node: fx.Node, layers: Mapping[fx.Node, int]) -> bool:
+    """Whether the node is a layer that an addition alone reads; where it adds two of them, the later one."""
+    readers = list(node.users)
+    if node not in layers or len(readers) != 1 or readers[0].target is not aten.add.Tensor:
+        return False
+    rivals = [each for each in readers[0].all_input_nodes if each in layers and len(each.users) == 1]
+    return node is max(rivals)
 
 
 def _demands(
