@@ -344,6 +344,10 @@ class ExportConfig:
         return PROFILES[self.profile].grids
 
 
+def _export_shorthand(value: Any) -> Any:
+    return {"profile": value} if isinstance(value, str) else value
+
+
 def _holds_the_bits(export: ExportConfig, info: ValidationInfo) -> ExportConfig:
     bits = info.data.get("bits")  # absent when it was refused itself
     if isinstance(bits, BitSpec) and export.grids.signed_activations:
@@ -358,7 +362,7 @@ def _holds_the_bits(export: ExportConfig, info: ValidationInfo) -> ExportConfig:
 
 
 # Behind a field `bits`: together they may ask for what no file of the profile can hold.
-AnyExport = Annotated[ExportConfig, AfterValidator(_holds_the_bits)]
+AnyExport = Annotated[ExportConfig, BeforeValidator(_export_shorthand), AfterValidator(_holds_the_bits)]
 
 
 @dataclass(frozen=True, slots=True)

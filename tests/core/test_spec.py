@@ -98,6 +98,7 @@ def test_every_profile_can_be_asked_for(profile: str) -> None:
     export = spec(bits="w3a8", export={"profile": profile}).export
     assert export.profile == profile
     assert export.grids is PROFILES[profile].grids
+    assert spec(bits="w3a8", export=profile).export == export
 
 
 def test_the_profiles_are_those_that_the_config_names() -> None:
