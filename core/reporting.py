@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import metadata as packages
 from pathlib import Path
@@ -37,6 +38,7 @@ from core.export.packing import Stored, ideal_bytes
 from core.export.parity import Parity
 from core.export.realized import Realized
 from core.fake_quant.insert import Student
+from core.fake_quant.lowering import lower
 from core.fake_quant.modules import QuantConv2d, QuantLinear
 from core.methods.base import Summary
 from core.networks.inspect import LoadedNetwork
@@ -163,6 +165,7 @@ def metadata(
 
 def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> list[LayerReport]:
     found = []
+    teacher = lower(deepcopy(teacher))
     for placed in student.placement.layers:
         layer = student.layers()[placed.name]
         with torch.no_grad():

@@ -291,13 +291,13 @@ class GridStyle:
     """Which grids a profile's files can hold. The student is built on them.
 
     `symmetric_weights`: zero-point 0 at every width, not at 8 bits alone. `signed_activations`: int8
-    with zero-point 0 instead of uint8 with any. `fused_additions`: a layer whose result is only added
-    to something is not rounded before, since its kernel adds.
+    with zero-point 0 instead of uint8 with any. `float_epilogues`: the addition or activation function
+    that alone reads a layer's result gets it unrounded, since the layer's kernel goes on with it.
     """
 
     symmetric_weights: bool = False
     signed_activations: bool = False
-    fused_additions: bool = False
+    float_epilogues: bool = False
 
 
 ANY_GRID = GridStyle()
@@ -322,7 +322,7 @@ PROFILES: Mapping[str, Profile] = {
     ),
     "tensorrt": Profile(
         "NVIDIA GPUs with TensorRT: int8 around zero, 8-bit activations only, opset 17",
-        GridStyle(symmetric_weights=True, signed_activations=True, fused_additions=True),
+        GridStyle(symmetric_weights=True, signed_activations=True, float_epilogues=True),
     ),
     "qdq": Profile(
         "compilers that take native INT2, INT4 and INT8 weights: plain QuantizeLinear and DequantizeLinear",

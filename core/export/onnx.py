@@ -7,6 +7,7 @@ bits): the pattern that ONNX Runtime fuses into QLinearConv, QGemm, QLinearAdd a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -52,13 +53,15 @@ class Value:
     """A tensor of the ONNX graph: `floats` and/or `codes` (uint8 or int8), on `grid` where there is one.
 
     `view` is the shape that the floats still have to be brought to: matrix products of tensors of
-    more than two dimensions are done on flattened ones, and reshaping codes is cheaper.
+    more than two dimensions are done on flattened ones, and reshaping codes is cheaper. `factor`
+    is what the floats have been multiplied by; only a quantizer reads such floats.
     """
 
     floats: str | None = None
     codes: str | None = None
     grid: Grid | None = None
     view: tuple[int, ...] | None = None
+    factor: float = 1.0
     parts: list[Value] = field(default_factory=list)
 
 
@@ -110,6 +113,7 @@ class _Emitter:
         self.builder = Builder(format.opset, format.ir_version)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
+        self.numbers: dict[float, str] = {}
         self.written: dict[str, list[str]] = {}
         self.clamped = 0
 
@@ -156,14 +160,14 @@ class _Emitter:
             )
         return value.floats
 
-    def parameters_of(self, grid: Grid) -> list[str]:
+    def parameters_of(self, grid: Grid, factor: float = 1.0) -> list[str]:
         return [
-            self.builder.shared(float(grid.scale), np.float32),
+            self.builder.shared(float(grid.scale) * factor, np.float32),
             self.builder.shared(int(grid.zero_point), _code_type(grid)),
         ]
 
-    def quantize(self, floats: str, grid: Grid, name: str) -> str:
-        return self.builder.node("QuantizeLinear", [floats, *self.parameters_of(grid)], name)
+    def quantize(self, floats: str, grid: Grid, name: str, factor: float = 1.0) -> str:
+        return self.builder.node("QuantizeLinear", [floats, *self.parameters_of(grid, factor)], name)
 
     def dequantize(self, codes: str, grid: Grid, name: str) -> str:
         return self.builder.node("DequantizeLinear", [codes, *self.parameters_of(grid)], f"{name}.float")
@@ -188,6 +192,8 @@ class _Emitter:
         if is_passthrough(self.graph, node):
             return self.emit_move(node)
         if self.is_absorbed(node):
+            if node.target is aten.hardsigmoid.default:
+                return self.emit_saturating_gate(node)
             return self.values[source_of(node)]
         if node.target in COMPUTES:
             return Value(floats=COMPUTES[node.target](self, node))
@@ -222,11 +228,14 @@ class _Emitter:
     def emit_quantizer(self, node: fx.Node, source: fx.Node, quantizer: ActivationQuantizer) -> Value:
         grid, b = quantizer.grid(), self.builder
         value = self.values[source]
-        late = value.view is not None and self.format.moves == "codes"
+        late = value.view is not None and self.format.integer_kernels
         floats, view = (value.floats, value.view) if late else (self.value(source), None)
         name = f"{str(node.target).rpartition('.')[2]}.codes"
         assert floats is not None
-        codes = self.quantize(floats, grid, name)
+        if value.codes is not None and self.format.integer_kernels:
+            # From grid to grid: QLinearAdd does it in one pass over integers.
+            floats = b.node("Add", [floats, self.number(0.0)], f"{name}.same")
+        codes = self.quantize(floats, grid, name, value.factor)
         if quantizer.bits < 8:
             bounds = [b.shared(bound, _code_type(grid)) for bound in (grid.low, grid.high)]
             codes = b.node("Clip", [codes, *bounds], f"{name}.clip")
@@ -235,10 +244,41 @@ class _Emitter:
         self.codes[node.name] = codes
         return Value(codes=codes, grid=grid)
 
+    def operands(self, arguments: Sequence[Any]) -> list[str]:
+        """See operators.Tensors."""
+        nodes = [a for a in arguments if isinstance(a, fx.Node)]
+        integer = all(self.values[node].codes is not None for node in nodes)
+        integer = integer and not self.format.float_constants
+        return [
+            self.number(float(a)) if integer and isinstance(a, (int, float)) else self.value(a)
+            for a in arguments
+        ]
+
+    def number(self, value: float) -> str:
+        """A constant that integer kernels can read: code 1 or 0, zero-point 0 or 2 (where it is negative).
+
+        Its code is an initializer of its own: ONNX Runtime reshapes what a broadcast reads, and a
+        zero-point that shared it would no longer be constant, which makes convolutions a third slower.
+        """
+        b = self.builder
+        if value not in self.numbers:
+            code = b.constant(np.array(1 if value else 0, np.uint8), f"number.{value}")
+            zero_point = b.shared(2 if value < 0 else 0, np.uint8)
+            scale = b.shared(abs(value) or 1.0, np.float32)
+            self.numbers[value] = b.node(
+                "DequantizeLinear", [code, scale, zero_point], f"number.{value}.float"
+            )
+        return self.numbers[value]
+
+    def emit_saturating_gate(self, node: fx.Node) -> Value:
+        """hardsigmoid(x) = clip(x + 3, 0, 6) / 6, where the quantizer behind it clips by saturation."""
+        x = self.value(source_of(node))
+        return Value(floats=self.builder.node("Add", [x, self.number(3.0)], node.name), factor=6.0)
+
     def emit_move(self, node: fx.Node) -> Value:
         source = source_of(node)
         value, move = self.values[source], MOVES[node.target]
-        if value.codes is not None and value.grid is not None and self.format.moves == "codes":
+        if value.codes is not None and value.grid is not None and self.format.integer_kernels:
             zero = self.builder.shared(int(value.grid.zero_point), _code_type(value.grid))
             return Value(codes=move(self.builder, node, value.codes, zero), grid=value.grid)
         zero = self.builder.shared(0, np.float32)
@@ -254,7 +294,7 @@ class _Emitter:
         source = source_of(node)
         sizes, axis = self.split_sizes(node, source)
         value = self.values[source]
-        codes = value.codes if self.format.moves == "codes" else None
+        codes = value.codes if self.format.integer_kernels else None
         inputs = [codes or self.value(source), self.builder.shared(sizes, np.int64)]
         names = self.builder.split(inputs, node.name, len(sizes), axis=axis)
         if codes is not None:
@@ -271,8 +311,10 @@ class _Emitter:
         return whole + ([total % size] if total % size else []), axis
 
     def is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the quantizer behind a ReLU or ReLU6 clips just as it does: from 0 (and up to 6)."""
+        """Whether the quantizer behind the activation clips just as it does: from 0 (and up to 6, or 1)."""
         ceiling = ceiling_of(node)
+        if node.target is aten.hardsigmoid.default and self.format.integer_kernels:
+            ceiling = 1.0
         if ceiling is None or len(node.users) != 1:
             return False
         quantizer = module_of(self.graph, next(iter(node.users)))
@@ -314,7 +356,7 @@ class _Emitter:
         flat = b.shared([-1, shape[-1]], np.int64)
         if len(shape) == 2:
             x = self.value(source)
-        elif value.codes is not None and value.grid is not None and self.format.moves == "codes":
+        elif value.codes is not None and value.grid is not None and self.format.integer_kernels:
             codes = b.node("Reshape", [value.codes, flat], f"{node.name}.rows")
             x = self.dequantize(codes, value.grid, f"{node.name}.rows")
         else:
@@ -342,7 +384,7 @@ class _Emitter:
         if self.adds_bias_apart(layer):
             bias = bias.view(-1, 1, 1)
         # A layer that reads a float tensor stays a float layer, its bias too.
-        if read is None or self.format.float_biases:
+        if read is None or self.format.float_constants:
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
         return weight, [self.emit_bias(name, bias, step, read.scale, scale)]
 

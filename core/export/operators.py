@@ -34,6 +34,9 @@ class Tensors(Protocol):
     def value(self, argument: Any) -> str:
         """Name of the ONNX tensor that holds an fx argument (a node or a number), as float32."""
 
+    def operands(self, arguments: Sequence[Any]) -> list[str]:
+        """The same for all operands of one operator; numbers beside integer codes become codes too."""
+
 
 Operator = Callable[[Tensors, fx.Node], str]
 
@@ -186,7 +189,7 @@ def binary(kind: str) -> Operator:
     def emit(t: Tensors, node: fx.Node) -> str:
         if node.kwargs.get("alpha", 1) != 1:
             raise unsupported(node, "alpha is not 1")
-        return t.builder.node(kind, [t.value(a) for a in node.args[:2]], node.name)
+        return t.builder.node(kind, t.operands(node.args[:2]), node.name)
 
     return emit
 

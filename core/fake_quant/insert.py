@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
 from torch import Tensor, fx, nn
 
+from core.fake_quant.lowering import lower
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax, ObserverFactory
 from core.fake_quant.placement import LayerPlacement, Placement, is_passthrough, place, source_of
@@ -116,12 +118,13 @@ def build_student(
     keeps foldable batch normalizations as modules (the originals train them) and `Student.folded()`
     folds them later. Raises SpecError when an override matches no layer.
     """
-    shape = fold_bn(teacher)  # placement is decided on the graph that will run
-    placement = place(shape, bits, fused_additions=grids.fused_additions)
+    gates = not grids.float_epilogues
+    shape = lower(fold_bn(teacher), gates=gates)  # placement is decided on the graph that will run
+    placement = place(shape, bits, float_epilogues=grids.float_epilogues)
     left = {node.name for node in shape.graph.nodes}
     norms = [n for n in teacher.graph.nodes if isinstance(module_of(teacher, n), BatchNorm)]
     folded = {node.name: node.args[0].name for node in norms if node.name not in left}
-    graph = shape if fold else deepcopy(teacher)
+    graph = shape if fold else lower(deepcopy(teacher), folded.keys(), gates=gates)
     graph.meta["folded"] = folded if fold else {}
     graph.meta["foldable"] = frozenset() if fold else frozenset(folded)
     graph.requires_grad_(True)  # a frozen teacher's copy is there to be trained
@@ -182,12 +185,14 @@ def _narrow(graph: fx.GraphModule, value: fx.Node, name: str, width: int, placem
 
 
 def _tell_layers_what_they_read(graph: fx.GraphModule) -> None:
+    runs = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, QuantConv2d | QuantLinear):
             continue
         quantizer = module_of(graph, source_of(graph, node))
-        listen(layer, quantizer if isinstance(quantizer, ActivationQuantizer) else None)
+        codes = quantizer if isinstance(quantizer, ActivationQuantizer) else None
+        listen(layer, codes, runs_once=runs[node.target] == 1)
 
 
 def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: ActivationQuantizer) -> fx.Node:

@@ -125,6 +125,20 @@ class Gated(Network):
         return F.relu(self.last(gate * x))
 
 
+class Swish(Network):
+    """Squeeze-and-excitation behind a SiLU, as in EfficientNet."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.last = conv(3, 8), conv(8, 8)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.silu(self.stem(x))
+        gate = torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return F.silu(self.last(gate * x))
+
+
 class Concat(Network):
     """Two branches of different ranges side by side, one of them pooled."""
 
@@ -248,6 +262,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "depthwise": Depthwise,
     "grouped": Grouped,
     "gated": Gated,
+    "swish": Swish,
     "concat": Concat,
     "shuffle": Shuffle,
     "padded": Padded,

@@ -20,7 +20,10 @@ from tests.core import small
 Export = Callable[..., tuple[Student, Exported]]
 
 # Networks all of whose operators have integer kernels.
-INTEGER = ["plain", "residual", "grouped", "concat", "shuffle", "padded"]
+INTEGER = [
+    "plain", "residual", "depthwise", "grouped", "gated", "swish", "concat", "shuffle", "padded",
+    "unfoldable", "twice",
+]  # fmt: skip
 
 # What the network "plain" is run by, besides its layers.
 OTHER = {"QuantizeLinear", "DequantizeLinear", "NhwcMaxPool", "Clip", "Transpose", "QLinearGlobalAveragePool"}
@@ -41,6 +44,7 @@ def test_everything_runs_in_integers_where_kernels_exist(
     found = realized(export, name, bits, tmp_path)
     assert found.integer_share == 1.0
     assert found.float_operators == {}
+    assert found.conversions == 0
     assert set(found.kernels) == set(export(name, bits)[0].layers())
     assert set(found.kernels.values()) <= {"QLinearConv", "QGemm"}
 
@@ -109,7 +113,7 @@ def test_products_of_two_tensors_count_as_float(export: Export, tmp_path: Path) 
 
 
 def test_what_stays_float_is_named(export: Export, tmp_path: Path) -> None:
-    assert set(realized(export, "unfoldable", "w8a8", tmp_path).float_operators) == {"BatchNormalization"}
+    assert set(realized(export, "pooled", "w8a8", tmp_path).float_operators) == {"MatMul"}
     assert {"Gelu", "LayerNormalization"} <= set(realized(export, "mixer", "w8a8", tmp_path).float_operators)
 
 

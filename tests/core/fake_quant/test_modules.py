@@ -51,12 +51,40 @@ def test_a_layer_computes_with_its_rounded_weight(kind: int, bits: int) -> None:
 def test_symmetric_layers_round_to_as_many_levels_above_zero_as_below(bits: int) -> None:
     for layer, _ in layers(bits):
         kind = QuantConv2d if isinstance(layer, QuantConv2d) else QuantLinear
-        rounded = kind.of(layer, bits, symmetric=True).low_bit_weight()  # type: ignore[arg-type]
+        rounded = kind.of(layer, bits, symmetric=True).low_bit_weight().detach()  # type: ignore[arg-type]
         steps = rounded / weight_grid(layer.weight, bits, symmetric=True).scale.view(
             -1, *[1] * (rounded.dim() - 1)
         )
         assert torch.allclose(steps, steps.round(), atol=1e-4)
         assert float(steps.abs().max().round()) == 2 ** (bits - 1) - 1
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+@pytest.mark.parametrize("kind", [0, 1])
+@torch.no_grad()
+def test_evaluated_a_layer_adds_integers_without_rounding(kind: int, bits: int) -> None:
+    layer, x = layers(bits)[kind]
+    reads = calibrated(8, -2.0, 3.0)
+    listen(layer, reads)
+    grid, inputs = layer.grid(), reads.grid()
+    codes = inputs.codes(x).double() - inputs.zero_point
+    weight = grid.codes(layer.weight).double() - grid.zero_point.view(-1, *[1] * (layer.weight.dim() - 1))
+    step = layer.bias_step()
+    sums = plain(layer, codes, weight, torch.round(layer.bias / step).double())
+    assert torch.equal(sums, sums.round())
+    expected = sums.float() * step.view(-1, *[1] * (x.dim() - 2))
+    assert torch.equal(layer(inputs.values(inputs.codes(x))), expected)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_evaluated_and_trained_layers_compute_the_same(kind: int) -> None:
+    layer, x = layers(4)[kind]
+    reads = calibrated(4, -2.0, 3.0)
+    listen(layer, reads)
+    trained = layer(reads(x))
+    with torch.no_grad():
+        evaluated = layer(reads(x))
+    assert torch.allclose(trained, evaluated, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [0, 1])
