@@ -26,7 +26,7 @@ def emit_contained(
         raise ValueError(f"INT{width} holds {-top} to {top - 1}")
     if width == 8:
         integers = b.constant(codes.astype(np.int8), name)
-        # Written out: ONNX Runtime's QGemm and TensorRT before 10.1 want to see it.
+        # Written out: ONNX Runtime's QGemm and older TensorRTs want to see it.
         zeros = b.shared(np.zeros(len(codes)), np.int8)
         return integers, b.node("DequantizeLinear", [integers, scale, zeros], f"{name}.float", axis=0)
     if width == 2:
