@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import metadata as packages
@@ -30,6 +30,7 @@ from core.evaluate.report import (
     ParityReport,
     Report,
     SyntheticReport,
+    TensorParityReport,
     VerificationReport,
 )
 from core.export.latency import Latency
@@ -45,6 +46,7 @@ from core.networks.inspect import LoadedNetwork
 from core.spec import QuantizationSpec
 from core.version import __version__
 
+_SHOWN_TENSORS = 5
 _SATURATION = (
     "Layers with 8-bit weights can saturate on x86 processors that have AVX2 but no VNNI, as any int8 "
     "ONNX file can there; 7 bits and fewer cannot."
@@ -55,11 +57,16 @@ _MEANT_FOR = {"tensorrt": "TensorRT", "qdq": "compilers that take low-bit types"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What `verify` found out about the exported file. `latency` by number of threads, 0 for all."""
+    """What `verify` found out about the exported file.
+
+    `latency` by number of threads, 0 for all, and file: "float32", "quantized" and "onnxruntime_int8", unless
+    `no_onnxruntime_int8` says why there is none.
+    """
 
     parity: Parity
     realized: Realized
     latency: dict[int, dict[str, Latency]]
+    no_onnxruntime_int8: str | None
     exported: Exported
     bytes: int
     float32_bytes: int
@@ -78,10 +85,11 @@ def assemble(
     summary: Summary,
     measured: Measured,
     synthetic: SyntheticReport,
+    activation_sqnr_db: Mapping[str, float],
     context: RunContext,
 ) -> Report:
     """Everything but the accuracy; `teacher` is folded, so that its weights compare with the student's."""
-    layers = _layers(teacher, student, measured)
+    layers = _layers(teacher, student, measured, activation_sqnr_db)
     weights = sum(layer.weights for layer in layers)
     notes = [*summary.notes, *_notes(spec, layers, measured)]
     ideal = ideal_bytes(map(_stored, student.layers().values()))
@@ -128,13 +136,7 @@ def assemble(
             measured.realized.float_operators,
             measured.realized.conversions,
             measured.exported.clamped_biases,
-            ParityReport(
-                measured.parity.images,
-                len(measured.parity.tensors),
-                measured.parity.largest_step,
-                measured.parity.different_share,
-                measured.parity.logits_error,
-            ),
+            _parity(measured.parity),
         ),
         layers=layers,
         timings=dict(context.timings),
@@ -144,9 +146,18 @@ def assemble(
 
 
 def metadata(
-    spec: QuantizationSpec, checkpoint_sha256: str, architecture: str, loaded: LoadedNetwork, student: Student
+    spec: QuantizationSpec,
+    checkpoint_sha256: str,
+    architecture: str,
+    loaded: LoadedNetwork,
+    student: Student,
+    class_names: Sequence[str] | None,
 ) -> dict[str, str]:
-    """What stands in the ONNX file itself: enough to run it right without the report."""
+    """What stands in the ONNX file itself: enough to run it right without the report.
+
+    `class_names` are those of the logits, in their order; without any, there is no "zsq.labels".
+    """
+    labels = {} if class_names is None else {"zsq.labels": json.dumps(class_names, separators=(",", ":"))}
     return {
         "zsq.version": __version__,
         "zsq.architecture": architecture,
@@ -160,10 +171,13 @@ def metadata(
         "zsq.mean": json.dumps(list(loaded.mean)),
         "zsq.std": json.dumps(list(loaded.std)),
         "zsq.layout": "NCHW, RGB, pixels scaled to [0, 1], then (x - mean) / std",
+        **labels,
     }
 
 
-def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> list[LayerReport]:
+def _layers(
+    teacher: fx.GraphModule, student: Student, measured: Measured, activation_sqnr_db: Mapping[str, float]
+) -> list[LayerReport]:
     found = []
     teacher = lower(deepcopy(teacher))
     for placed in student.placement.layers:
@@ -184,6 +198,7 @@ def _layers(teacher: fx.GraphModule, student: Student, measured: Measured) -> li
                 bytes=measured.exported.layer_bytes[placed.name],
                 kernel=measured.realized.kernels.get(placed.name),
                 weight_sqnr_db=sqnr,
+                activation_sqnr_db=activation_sqnr_db[placed.name],
             )
         )
     return found
@@ -206,12 +221,38 @@ def _notes(spec: QuantizationSpec, layers: list[LayerReport], measured: Measured
         yield _SATURATION
     if measured.exported.clamped_biases:
         yield f"{measured.exported.clamped_biases} biases did not fit into int32 and were clamped."
+    if measured.no_onnxruntime_int8:
+        yield f"No latency of ONNX Runtime's own int8 file: {measured.no_onnxruntime_int8}."
 
 
 def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:
     entries = {name: LatencyEntry(**asdict(latency)) for name, latency in found.items()}
-    speedup = entries["float32"].median_ms / entries["quantized"].median_ms
-    return LatencyReport(threads or _processors(), entries["float32"], entries["quantized"], speedup)
+    float32, quantized, int8 = (entries.get(n) for n in ("float32", "quantized", "onnxruntime_int8"))
+    assert float32 is not None and quantized is not None
+    return LatencyReport(
+        threads=threads or _processors(),
+        float32=float32,
+        quantized=quantized,
+        onnxruntime_int8=int8,
+        speedup=float32.median_ms / quantized.median_ms,
+        ratio_to_onnxruntime_int8=quantized.median_ms / int8.median_ms if int8 else None,
+    )
+
+
+def _parity(parity: Parity) -> ParityReport:
+    return ParityReport(
+        images=parity.images,
+        tensors=len(parity.tensors),
+        elements=parity.elements,
+        different=parity.different,
+        different_share=parity.different_share,
+        largest_step=parity.largest_step,
+        most_different=[
+            TensorParityReport(t.name, t.different, t.elements, t.largest_step)
+            for t in parity.most_different(_SHOWN_TENSORS)
+        ],
+        logits_error=parity.logits_error,
+    )
 
 
 def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunContext) -> dict[str, Any]:
@@ -226,7 +267,7 @@ def _provenance(spec: QuantizationSpec, checkpoint_sha256: str, context: RunCont
         "python": platform.python_version(),
         "device": device,
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "seed": spec.seed,
         "checkpoint_sha256": checkpoint_sha256,
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -238,7 +279,7 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system tells it."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as stream:

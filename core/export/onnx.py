@@ -26,9 +26,9 @@ from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_
 from core.export.packing import emit_weight
 from core.export.profiles import FORMATS, Format
 from core.fake_quant.affine import Grid
-from core.fake_quant.insert import Student
+from core.fake_quant.insert import Student, absorbed
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
-from core.fake_quant.placement import SPLITS, ceiling_of, is_passthrough
+from core.fake_quant.placement import SPLITS, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 from core.spec import PROFILES
 
@@ -191,10 +191,11 @@ class _Emitter:
             return self.values[source_of(node)].parts[index]
         if is_passthrough(self.graph, node):
             return self.emit_move(node)
-        if self.is_absorbed(node):
-            if node.target is aten.hardsigmoid.default:
+        if absorbed(self.graph, node):
+            if node.target is not aten.hardsigmoid.default:
+                return self.values[source_of(node)]
+            if self.format.integer_kernels:
                 return self.emit_saturating_gate(node)
-            return self.values[source_of(node)]
         if node.target in COMPUTES:
             return Value(floats=COMPUTES[node.target](self, node))
         raise ArchitectureError(
@@ -309,18 +310,6 @@ class _Emitter:
         size = -(-total // asked) if node.target is aten.chunk.default else asked
         whole = [size] * (total // size)
         return whole + ([total % size] if total % size else []), axis
-
-    def is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the quantizer behind the activation clips just as it does: from 0 (and up to 6, or 1)."""
-        ceiling = ceiling_of(node)
-        if node.target is aten.hardsigmoid.default and self.format.integer_kernels:
-            ceiling = 1.0
-        if ceiling is None or len(node.users) != 1:
-            return False
-        quantizer = module_of(self.graph, next(iter(node.users)))
-        if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != quantizer.low:
-            return False
-        return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
     # --- weighted layers ---
 

@@ -46,9 +46,21 @@ class Parity:
         return max((tensor.largest_step for tensor in self.tensors), default=0)
 
     @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def different(self) -> int:
+        return sum(tensor.different for tensor in self.tensors)
+
+    @property
     def different_share(self) -> float:
-        elements = sum(tensor.elements for tensor in self.tensors)
-        return sum(tensor.different for tensor in self.tensors) / elements if elements else 0.0
+        return self.different / self.elements if self.elements else 0.0
+
+    def most_different(self, count: int) -> list[TensorParity]:
+        """The tensors with most differing integers, at most `count`, none without any."""
+        differing = [tensor for tensor in self.tensors if tensor.different]
+        return sorted(differing, key=lambda tensor: tensor.different, reverse=True)[:count]
 
 
 def compare(student: Student, exported: Exported, x_NCHW: Tensor) -> Parity:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
+import torch
 from torch import Tensor, fx, nn
 
 from core.fake_quant.lowering import lower
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear, listen
 from core.fake_quant.observers import MinMax, ObserverFactory
-from core.fake_quant.placement import LayerPlacement, Placement, is_passthrough, place, source_of
+from core.fake_quant.placement import (
+    LayerPlacement,
+    Placement,
+    ceiling_of,
+    is_passthrough,
+    place,
+    source_of,
+)
 from core.networks.fold_bn import fold_bn, fold_into
 from core.networks.graph import BatchNorm, module_of, shape_of, with_outputs
 from core.spec import ANY_GRID, BitSpec, GridStyle
+
+aten = torch.ops.aten
 
 QUANTIZERS = "quantizers"
 
@@ -185,14 +194,12 @@ def _narrow(graph: fx.GraphModule, value: fx.Node, name: str, width: int, placem
 
 
 def _tell_layers_what_they_read(graph: fx.GraphModule) -> None:
-    runs = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, QuantConv2d | QuantLinear):
             continue
         quantizer = module_of(graph, source_of(graph, node))
-        codes = quantizer if isinstance(quantizer, ActivationQuantizer) else None
-        listen(layer, codes, runs_once=runs[node.target] == 1)
+        listen(layer, quantizer if isinstance(quantizer, ActivationQuantizer) else None)
 
 
 def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: ActivationQuantizer) -> fx.Node:
@@ -206,6 +213,17 @@ def _insert(graph: fx.GraphModule, node: fx.Node, name: str, quantizer: Activati
 def shape_of_value(graph: fx.GraphModule, reader: fx.Node) -> bool:
     """Whether the reader reads the values, not only their shape (`sym_size`)."""
     return shape_of(reader) is not None or is_passthrough(graph, reader)
+
+
+def absorbed(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the quantizer behind the activation clips just as it does: from 0 (and up to 6, or 1)."""
+    ceiling = 1.0 if node.target is aten.hardsigmoid.default else ceiling_of(node)
+    if ceiling is None or len(node.users) != 1:
+        return False
+    quantizer = module_of(graph, next(iter(node.users)))
+    if not isinstance(quantizer, ActivationQuantizer) or int(quantizer.zero_point) != quantizer.low:
+        return False
+    return float(quantizer.scale) * quantizer.high <= ceiling * (1 + 1e-6)
 
 
 def parameters_in_groups(student: Student) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

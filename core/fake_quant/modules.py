@@ -26,7 +26,7 @@ class LowBitWeight:
     The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it;
     `symmetric` grids have zero-point 0.
     `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor; the
-    last one where the layer runs more than once, which `runs_once` tells).
+    last one where the layer runs more than once).
     """
 
     weight: Tensor
@@ -36,7 +36,6 @@ class LowBitWeight:
     symmetric: bool
     fixed: Grid | None
     reads: ActivationQuantizer | None
-    runs_once: bool
 
     def grid(self) -> Grid:
         if self.fixed is not None:
@@ -71,26 +70,6 @@ class LowBitWeight:
         step: Tensor = self.reads.scale.detach() * self.grid().scale
         return step
 
-    def sums_integers(self) -> bool:
-        """Whether nothing is to be learned and the input is codes, so that the exact sum can be had."""
-        if torch.is_grad_enabled() or not self.runs_once or self.reads is None:
-            return False
-        return self.reads.enabled and bool(self.reads.calibrated)
-
-    def integers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Input, weight and bias as whole numbers (float32), and the step [O] that their sum counts.
-
-        Float32 adds whole numbers below 2^24 without rounding, in any order: evaluated this way,
-        student and integer kernel agree but for the rounding of sum × step. (Direct convolutions do,
-        as oneDNN's are; Winograd's are inexact even then.)
-        """
-        assert self.reads is not None
-        grid, step = self.grid(), self.bias_step()
-        bias = self.low_bit_bias()
-        whole = torch.round(x / self.reads.scale.detach())
-        weight = torch.round(self.low_bit_weight() / grid.scale.view(-1, *[1] * (self.weight.dim() - 1)))
-        return whole, weight, None if bias is None else torch.round(bias / step), step
-
 
 class QuantConv2d(LowBitWeight, nn.Conv2d):
     """A convolution whose weight [O, I/groups, kH, kW] is rounded to `bits` bits at every forward."""
@@ -112,10 +91,6 @@ class QuantConv2d(LowBitWeight, nn.Conv2d):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.sums_integers():
-            x, weight, bias, step = self.integers(input)
-            sums: Tensor = self._conv_forward(x, weight, bias)
-            return sums.mul_(step.view(-1, 1, 1))
         result: Tensor = self._conv_forward(input, self.low_bit_weight(), self.low_bit_bias())
         return result
 
@@ -130,9 +105,6 @@ class QuantLinear(LowBitWeight, nn.Linear):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.sums_integers():
-            x, weight, bias, step = self.integers(input)
-            return nn.functional.linear(x, weight, bias).mul_(step)
         return nn.functional.linear(input, self.low_bit_weight(), self.low_bit_bias())
 
 
@@ -149,12 +121,9 @@ def _adopt(
     listen(new, None)
 
 
-def listen(
-    layer: QuantConv2d | QuantLinear, quantizer: ActivationQuantizer | None, *, runs_once: bool = True
-) -> None:
+def listen(layer: QuantConv2d | QuantLinear, quantizer: ActivationQuantizer | None) -> None:
     """Tells the layer whose codes it reads, without making the quantizer a part of it."""
     layer.__dict__["reads"] = quantizer
-    layer.runs_once = runs_once
 
 
 class ActivationQuantizer(nn.Module):

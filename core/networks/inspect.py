@@ -54,6 +54,7 @@ def load_network(path: Path, spec: NetworkSpec) -> LoadedNetwork:
     network = architectures.skeleton(name, num_classes, input_shape=input_shape)
     _check_match(name, network.state_dict(), state, has_classes=spec.num_classes is not None)
     _check_statistics(state)
+    _check_names(spec, num_classes)
     _assign(network, state)
     _check_forward(network, input_shape, num_classes)
     mean = _per_channel("mean", spec.mean, known.mean, input_shape[0])
@@ -92,6 +93,16 @@ def _num_classes(spec: NetworkSpec, known: ArchitectureDefaults, state: Mapping[
     if len(found) == 1 and spec.num_classes is None:
         return max(1, found.pop())
     return spec.num_classes or known.num_classes
+
+
+def _check_names(spec: NetworkSpec, num_classes: int) -> None:
+    if spec.classes is not None and len(spec.classes) != num_classes:
+        raise ArchitectureError(
+            f"classes names {len(spec.classes)} classes, but the network has {num_classes}. Give one name "
+            "for each, in the order of the network's outputs, or leave classes out.",
+            code="invalid_classes",
+            field="classes",
+        )
 
 
 def _check_match(

@@ -216,6 +216,11 @@ def test_globs_tell_upper_from_lower_case() -> None:
         {"input_shape": [3, 0, 8]},
         {"num_classes": 0},
         {"num_classes": True},
+        {"classes": []},
+        {"classes": ["cat", ""]},
+        {"classes": ["c" * 256]},
+        {"classes": ["cat", 2]},
+        {"classes": ["cat", "dog"], "num_classes": 3},
         {"layers": 3},
     ],
 )
@@ -225,7 +230,7 @@ def test_networks_that_are_refused(given: dict[str, Any]) -> None:
 
 
 def test_a_network_comes_back_from_json_as_it_was() -> None:
-    network = NetworkSpec("cifar/resnet20", 10, (3, 32, 32), (0.5,), (0.2, 0.3, 0.4))
+    network = NetworkSpec("cifar/resnet20", 10, (3, 32, 32), (0.5,), (0.2, 0.3, 0.4), tuple("abcdefghij"))
     assert NetworkSpec.from_json(json.loads(json.dumps(network.to_json()))) == network
 
 

@@ -11,7 +11,17 @@ import typer
 from zsq.client import DEFAULT_SERVER, Client
 from zsq.commands.common import Server, connect
 from zsq.commands.jobs import fetch, follow
-from zsq.commands.uploads import Architecture, Classes, InputShape, Name, Numbers, integers, numbers
+from zsq.commands.uploads import (
+    Architecture,
+    Classes,
+    ClassNames,
+    InputShape,
+    Name,
+    Numbers,
+    class_names,
+    integers,
+    numbers,
+)
 from zsq.report_view import print_report
 from zsq.terminal import console
 
@@ -49,6 +59,7 @@ def quantize(
     input_shape: InputShape = None,
     mean: Numbers = None,
     std: Numbers = None,
+    classes: ClassNames = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -68,6 +79,7 @@ def quantize(
                 input_shape=integers(input_shape, "--input-shape"),
                 mean=numbers(mean, "--mean"),
                 std=numbers(std, "--std"),
+                classes=class_names(classes),
             ).id
         else:
             checkpoint_id = file

@@ -59,34 +59,6 @@ def test_symmetric_layers_round_to_as_many_levels_above_zero_as_below(bits: int)
         assert float(steps.abs().max().round()) == 2 ** (bits - 1) - 1
 
 
-@pytest.mark.parametrize("bits", [2, 4, 7, 8])
-@pytest.mark.parametrize("kind", [0, 1])
-@torch.no_grad()
-def test_evaluated_a_layer_adds_integers_without_rounding(kind: int, bits: int) -> None:
-    layer, x = layers(bits)[kind]
-    reads = calibrated(8, -2.0, 3.0)
-    listen(layer, reads)
-    grid, inputs = layer.grid(), reads.grid()
-    codes = inputs.codes(x).double() - inputs.zero_point
-    weight = grid.codes(layer.weight).double() - grid.zero_point.view(-1, *[1] * (layer.weight.dim() - 1))
-    step = layer.bias_step()
-    sums = plain(layer, codes, weight, torch.round(layer.bias / step).double())
-    assert torch.equal(sums, sums.round())
-    expected = sums.float() * step.view(-1, *[1] * (x.dim() - 2))
-    assert torch.equal(layer(inputs.values(inputs.codes(x))), expected)
-
-
-@pytest.mark.parametrize("kind", [0, 1])
-def test_evaluated_and_trained_layers_compute_the_same(kind: int) -> None:
-    layer, x = layers(4)[kind]
-    reads = calibrated(4, -2.0, 3.0)
-    listen(layer, reads)
-    trained = layer(reads(x))
-    with torch.no_grad():
-        evaluated = layer(reads(x))
-    assert torch.allclose(trained, evaluated, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", [0, 1])
 def test_a_layer_is_a_copy(kind: int) -> None:
     origin: nn.Conv2d | nn.Linear = [nn.Conv2d(4, 6, 3), nn.Linear(4, 6)][kind]  # type: ignore[assignment]
