@@ -198,7 +198,8 @@ class _Job:
         return baseline, student, summary
 
     def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
-        student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))
+        fold, grids = registry.folds_bn(config), self.spec.export.grids
+        student = build_student(teacher, self.spec.bits, grids, fold=fold)
         for network in (student, teacher):
             channels_last(network.to(self.context.device))
         summary = registry.run(teacher, student, config, self.context)
@@ -276,7 +277,7 @@ class _Job:
     # --- the file ---
 
     def export(self, teacher: fx.GraphModule, student: Student) -> tuple[Exported, Path]:
-        loaded = self.loaded
+        loaded, profile = self.loaded, self.spec.export.profile
         properties = metadata(
             self.spec,
             self.checkpoint.sha256,
@@ -285,10 +286,10 @@ class _Job:
             student,
             self.class_names(),
         )
-        exported = export_student(student, loaded.input_shape, loaded.num_classes, properties)
+        exported = export_student(student, loaded.input_shape, loaded.num_classes, properties, profile)
         onnx.save(exported.model, self.output / "model.onnx")
         float_path = self.context.scratch / "float32.onnx"
-        onnx.save(export_float(teacher, loaded.input_shape, loaded.num_classes, {}), float_path)
+        onnx.save(export_float(teacher, loaded.input_shape, loaded.num_classes, {}, profile), float_path)
         return exported, float_path
 
     def verify(self, student: Student, exported: Exported, float_path: Path, synthetic: Tensor) -> Measured:

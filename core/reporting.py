@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import metadata as packages
@@ -40,6 +40,7 @@ from core.export.parity import Parity
 from core.export.realized import Realized
 from core.fake_quant.insert import Student
 from core.fake_quant.lowering import lower
+from core.fake_quant.modules import QuantConv2d, QuantLinear
 from core.methods.base import Summary
 from core.networks.inspect import LoadedNetwork
 from core.spec import QuantizationSpec
@@ -50,6 +51,8 @@ _SATURATION = (
     "Layers with 8-bit weights can saturate on x86 processors that have AVX2 but no VNNI, as any int8 "
     "ONNX file can there; 7 bits and fewer cannot."
 )
+# Profiles whose files are meant for another runtime than the one that everything is measured with.
+_MEANT_FOR = {"tensorrt": "TensorRT", "qdq": "compilers that take low-bit types"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +91,8 @@ def assemble(
     """Everything but the accuracy; `teacher` is folded, so that its weights compare with the student's."""
     layers = _layers(teacher, student, measured, activation_sqnr_db)
     weights = sum(layer.weights for layer in layers)
-    notes = [*summary.notes]
-    if any(layer.weight_bits == 8 for layer in layers):
-        notes.append(_SATURATION)
-    if measured.exported.clamped_biases:
-        notes.append(f"{measured.exported.clamped_biases} biases did not fit into int32 and were clamped.")
-    if measured.no_onnxruntime_int8:
-        notes.append(f"No latency of ONNX Runtime's own int8 file: {measured.no_onnxruntime_int8}.")
-    modules = student.layers()
-    ideal = ideal_bytes(
-        Stored(layer.weights, layer.weight_bits, layer.shape[0], modules[layer.name].bias is not None)
-        for layer in layers
-    )
+    notes = [*summary.notes, *_notes(spec, layers, measured)]
+    ideal = ideal_bytes(map(_stored, student.layers().values()))
     return Report(
         network=NetworkReport(
             architecture,
@@ -171,6 +164,7 @@ def metadata(
         "zsq.bits": json.dumps(
             {layer.name: [layer.weight_bits, layer.activation_bits] for layer in student.placement.layers}
         ),
+        "zsq.profile": spec.export.profile,
         "zsq.method": spec.method.name,
         "zsq.seed": str(spec.seed),
         "zsq.checkpoint_sha256": checkpoint_sha256,
@@ -208,6 +202,27 @@ def _layers(
             )
         )
     return found
+
+
+def _stored(layer: QuantConv2d | QuantLinear) -> Stored:
+    weights, rows, symmetric = layer.weight.numel(), len(layer.weight), layer.grid().low < 0
+    return Stored(weights, layer.bits, rows, bias=layer.bias is not None, zero_points=not symmetric)
+
+
+def _notes(spec: QuantizationSpec, layers: list[LayerReport], measured: Measured) -> Iterator[str]:
+    """What a reader of the numbers must know about the file."""
+    whom, floats = _MEANT_FOR.get(spec.export.profile), 1 - measured.realized.integer_share
+    if whom and floats:
+        yield (
+            f"The file is written for {whom}. ONNX Runtime on CPU, with which it was verified, computes "
+            f"{floats:.1%} of its multiply-accumulates in float; the latency is not that of its target."
+        )
+    if not spec.export.grids.signed_activations and any(layer.weight_bits == 8 for layer in layers):
+        yield _SATURATION
+    if measured.exported.clamped_biases:
+        yield f"{measured.exported.clamped_biases} biases did not fit into int32 and were clamped."
+    if measured.no_onnxruntime_int8:
+        yield f"No latency of ONNX Runtime's own int8 file: {measured.no_onnxruntime_int8}."
 
 
 def _latency(threads: int, found: dict[str, Latency]) -> LatencyReport:

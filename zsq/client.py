@@ -130,13 +130,19 @@ class Client:
         *,
         bits: str | Mapping[str, Any],
         method: str | Mapping[str, Any] = "zaq",
+        profile: str | None = None,
         dataset_id: str | None = None,
         seed: int = 0,
         limit_seconds: float | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Job:
-        """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options."""
+        """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
+
+        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`.
+        """
         body: dict[str, Any] = {"checkpoint_id": checkpoint_id, "bits": bits, "method": method, "seed": seed}
+        if profile is not None:
+            body["export"] = {"profile": profile}
         if dataset_id is not None:
             body["evaluation"] = {"dataset_id": dataset_id}
         if limit_seconds is not None:

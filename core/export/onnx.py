@@ -21,13 +21,16 @@ from torch import Tensor, fx, nn
 
 from core.errors import ArchitectureError, ExportError
 from core.export.builder import INPUT, Builder, Function
+from core.export.containers import emit_contained
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import emit_weight
+from core.export.profiles import FORMATS, Format
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student, absorbed
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.placement import SPLITS, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
+from core.spec import PROFILES
 
 aten = torch.ops.aten
 
@@ -47,7 +50,7 @@ _BIAS = Function(
 
 @dataclass(slots=True)
 class Value:
-    """A tensor of the ONNX graph: `floats` and/or `codes` (uint8) on `grid`.
+    """A tensor of the ONNX graph: `floats` and/or `codes` (uint8 or int8), on `grid` where there is one.
 
     `view` is the shape that the floats still have to be brought to: matrix products of tensors of
     more than two dimensions are done on flattened ones, and reshaping codes is cheaper. `factor`
@@ -64,7 +67,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """`codes` maps each activation quantizer (fx node name) to the uint8 tensor that holds its result;
+    """`codes` maps each activation quantizer (fx node name) to the 8-bit tensor that holds its result;
     `layer_bytes` is what each layer's initializers take in the file."""
 
     model: onnx.ModelProto
@@ -74,27 +77,40 @@ class Exported:
 
 
 def export_student(
-    student: Student, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]
+    student: Student,
+    input_shape: tuple[int, ...],
+    classes: int,
+    metadata: dict[str, str],
+    profile: str = "packed",
 ) -> Exported:
-    """The student, batch normalizations folded, every range calibrated. Raises ExportError."""
+    """The student, batch normalizations folded, every range calibrated. Raises ExportError.
+
+    `profile` is one of `core.spec.PROFILES`, on whose grids the student was built.
+    """
+    assert student.grids == PROFILES[profile].grids
     student = student.folded()
     for name, quantizer in student.activation_quantizers().items():
         if not bool(quantizer.calibrated):
             raise ExportError(f"The activation range of {name} was never found.", code="not_calibrated")
-    return _Emitter(student.graph).run(input_shape, classes, metadata)
+    return _Emitter(student.graph, FORMATS[profile]).run(input_shape, classes, metadata)
 
 
 def export_float(
-    graph: fx.GraphModule, input_shape: tuple[int, ...], classes: int, metadata: dict[str, str]
+    graph: fx.GraphModule,
+    input_shape: tuple[int, ...],
+    classes: int,
+    metadata: dict[str, str],
+    profile: str = "packed",
 ) -> onnx.ModelProto:
-    """The traced network in float32: what latency and size are compared with."""
-    return _Emitter(graph).run(input_shape, classes, metadata).model
+    """The traced network in float32, in the profile's opset: what latency and size are compared with."""
+    return _Emitter(graph, FORMATS[profile]).run(input_shape, classes, metadata).model
 
 
 class _Emitter:
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, format: Format) -> None:
         self.graph = graph.cpu().eval()
-        self.builder = Builder()
+        self.format = format
+        self.builder = Builder(format.opset, format.ir_version)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
         self.numbers: dict[float, str] = {}
@@ -147,8 +163,11 @@ class _Emitter:
     def parameters_of(self, grid: Grid, factor: float = 1.0) -> list[str]:
         return [
             self.builder.shared(float(grid.scale) * factor, np.float32),
-            self.builder.shared(int(grid.zero_point), np.uint8),
+            self.builder.shared(int(grid.zero_point), _code_type(grid)),
         ]
+
+    def quantize(self, floats: str, grid: Grid, name: str, factor: float = 1.0) -> str:
+        return self.builder.node("QuantizeLinear", [floats, *self.parameters_of(grid, factor)], name)
 
     def dequantize(self, codes: str, grid: Grid, name: str) -> str:
         return self.builder.node("DequantizeLinear", [codes, *self.parameters_of(grid)], f"{name}.float")
@@ -173,9 +192,10 @@ class _Emitter:
         if is_passthrough(self.graph, node):
             return self.emit_move(node)
         if absorbed(self.graph, node):
-            if node.target is aten.hardsigmoid.default:
+            if node.target is not aten.hardsigmoid.default:
+                return self.values[source_of(node)]
+            if self.format.integer_kernels:
                 return self.emit_saturating_gate(node)
-            return self.values[source_of(node)]
         if node.target in COMPUTES:
             return Value(floats=COMPUTES[node.target](self, node))
         raise ArchitectureError(
@@ -209,14 +229,16 @@ class _Emitter:
     def emit_quantizer(self, node: fx.Node, source: fx.Node, quantizer: ActivationQuantizer) -> Value:
         grid, b = quantizer.grid(), self.builder
         value = self.values[source]
-        floats, view = (value.floats, value.view) if value.view else (self.value(source), None)
+        late = value.view is not None and self.format.integer_kernels
+        floats, view = (value.floats, value.view) if late else (self.value(source), None)
         name = f"{str(node.target).rpartition('.')[2]}.codes"
         assert floats is not None
-        if value.codes is not None:  # from grid to grid: QLinearAdd does it in one pass over integers
+        if value.codes is not None and self.format.integer_kernels:
+            # From grid to grid: QLinearAdd does it in one pass over integers.
             floats = b.node("Add", [floats, self.number(0.0)], f"{name}.same")
-        codes = b.node("QuantizeLinear", [floats, *self.parameters_of(grid, value.factor)], name)
+        codes = self.quantize(floats, grid, name, value.factor)
         if quantizer.bits < 8:
-            bounds = [b.shared(0, np.uint8), b.shared(grid.high, np.uint8)]
+            bounds = [b.shared(bound, _code_type(grid)) for bound in (grid.low, grid.high)]
             codes = b.node("Clip", [codes, *bounds], f"{name}.clip")
         if view is not None:
             codes = b.node("Reshape", [codes, b.shared(view, np.int64)], f"{name}.view")
@@ -227,6 +249,7 @@ class _Emitter:
         """See operators.Tensors."""
         nodes = [a for a in arguments if isinstance(a, fx.Node)]
         integer = all(self.values[node].codes is not None for node in nodes)
+        integer = integer and not self.format.float_constants
         return [
             self.number(float(a)) if integer and isinstance(a, (int, float)) else self.value(a)
             for a in arguments
@@ -256,22 +279,28 @@ class _Emitter:
     def emit_move(self, node: fx.Node) -> Value:
         source = source_of(node)
         value, move = self.values[source], MOVES[node.target]
-        if value.codes is not None and value.grid is not None:
-            zero = self.builder.shared(int(value.grid.zero_point), np.uint8)
+        if value.codes is not None and value.grid is not None and self.format.integer_kernels:
+            zero = self.builder.shared(int(value.grid.zero_point), _code_type(value.grid))
             return Value(codes=move(self.builder, node, value.codes, zero), grid=value.grid)
         zero = self.builder.shared(0, np.float32)
-        return Value(floats=move(self.builder, node, self.value(source), zero))
+        return self.moved(move(self.builder, node, self.value(source), zero), value.grid, node.name)
+
+    def moved(self, floats: str, grid: Grid | None, name: str) -> Value:
+        """What only moved is still on its grid; tools that ask for it are told so by another pair."""
+        if grid is None or self.format.moves == "floats":
+            return Value(floats=floats, grid=grid)
+        return Value(codes=self.quantize(floats, grid, f"{name}.codes"), grid=grid)
 
     def emit_split(self, node: fx.Node) -> Value:
         source = source_of(node)
         sizes, axis = self.split_sizes(node, source)
         value = self.values[source]
-        x = value.codes or self.value(source)
-        inputs = [x, self.builder.shared(sizes, np.int64)]
+        codes = value.codes if self.format.integer_kernels else None
+        inputs = [codes or self.value(source), self.builder.shared(sizes, np.int64)]
         names = self.builder.split(inputs, node.name, len(sizes), axis=axis)
-        if value.codes is not None:
+        if codes is not None:
             return Value(parts=[Value(codes=name, grid=value.grid) for name in names])
-        return Value(parts=[Value(floats=name) for name in names])
+        return Value(parts=[self.moved(name, value.grid, name) for name in names])
 
     def split_sizes(self, node: fx.Node, source: fx.Node) -> tuple[list[int], int]:
         asked, axis = arguments(node, None, 0)
@@ -294,12 +323,21 @@ class _Emitter:
             "pads": _pads(layer),
         }
         needed = {name: value for name, value in attributes.items() if value != _CONV_DEFAULTS[name]}
-        return self.builder.node(
-            "Conv",
-            [x, weight, *bias],
-            node.name,
-            kernel_shape=list(layer.kernel_size),
-            **needed,
+        needed["kernel_shape"] = list(layer.kernel_size)
+        if not self.adds_bias_apart(layer):
+            return self.builder.node("Conv", [x, weight, *bias], node.name, **needed)
+        zeros = np.zeros((layer.out_channels, 1, 1))
+        sums = self.builder.node("Conv", [x, weight], f"{node.name}.sums", **needed)
+        added = bias or [self.builder.shared(zeros, np.float32)]
+        return self.builder.node("Add", [sums, *added], node.name)
+
+    def adds_bias_apart(self, layer: nn.Module) -> bool:
+        """INT2 convolutions: ONNX Runtime 1.31 takes one between DequantizeLinear and QuantizeLinear for
+        a QLinearConv, which knows no INT2, and refuses the file."""
+        return (
+            isinstance(layer, QuantConv2d)
+            and self.format.containers is not None
+            and self.format.containers[layer.bits] == 2
         )
 
     def emit_linear(self, node: fx.Node, source: fx.Node, layer: nn.Linear) -> Value:
@@ -307,7 +345,7 @@ class _Emitter:
         flat = b.shared([-1, shape[-1]], np.int64)
         if len(shape) == 2:
             x = self.value(source)
-        elif value.codes is not None and value.grid is not None:
+        elif value.codes is not None and value.grid is not None and self.format.integer_kernels:
             codes = b.node("Reshape", [value.codes, flat], f"{node.name}.rows")
             x = self.dequantize(codes, value.grid, f"{node.name}.rows")
         else:
@@ -328,37 +366,50 @@ class _Emitter:
                 self.written[name] = self.constants(layer, name, ["weight", "bias"])
         if not isinstance(layer, QuantConv2d | QuantLinear):
             return self.written[name][0], self.written[name][1:]
-        grid, (weight, scale) = layer.grid(), self.written[name]
-        bias = layer.low_bit_bias()
-        read = self.values[source].grid
+        (weight, scale), bias = self.written[name], layer.low_bit_bias()
         if bias is None:
             return weight, []
-        if read is None:  # the layer reads a float tensor: it stays a float layer, its bias too
+        step, read = layer.grid().scale, self.values[source].grid
+        if self.adds_bias_apart(layer):
+            bias = bias.view(-1, 1, 1)
+        # A layer that reads a float tensor stays a float layer, its bias too.
+        if read is None or self.format.float_constants:
             return weight, [b.constant(bias.numpy(), f"{name}.bias")]
-        return weight, [self.emit_bias(name, bias, grid.scale, read.scale, scale)]
+        return weight, [self.emit_bias(name, bias, step, read.scale, scale)]
 
     def emit_low_bit_weight(self, name: str, layer: QuantConv2d | QuantLinear) -> list[str]:
         """The weight's float tensor and its scales."""
         grid, b = layer.grid(), self.builder
         codes: NDArray[np.int32] = grid.codes(layer.weight).numpy()
         scale = b.constant(grid.scale.numpy(), f"{name}.scale")
-        # Gemm becomes QGemm only with an explicit zero-point.
-        zeros = [b.shared(np.zeros(len(codes)), np.int8)] if isinstance(layer, QuantLinear) else []
-        integers, floats = emit_weight(b, codes, grid, layer.bits, [scale, *zeros], f"{name}.weight")
+        if self.format.containers is None:
+            # Gemm becomes QGemm only with an explicit zero-point.
+            zeros = [b.shared(np.zeros(len(codes)), np.int8)] if isinstance(layer, QuantLinear) else []
+            integers, floats = emit_weight(b, codes, grid, layer.bits, [scale, *zeros], f"{name}.weight")
+        else:
+            width = self.format.containers[layer.bits]
+            integers, floats = emit_contained(b, codes, width, scale, f"{name}.weight")
         b.keep(integers)  # by this name the layer is found in the graph that ONNX Runtime makes
         return [floats, scale]
 
     def emit_bias(
         self, name: str, bias: Tensor, weight_scale: Tensor, input_scale: Tensor, scale: str
     ) -> str:
-        b = self.builder
-        step = input_scale * weight_scale
-        steps = torch.round(bias.double() / step.double())
+        """A bias [O] or [O, 1, 1] in int32 steps of input scale × weight scale, as float tensor."""
+        b, step = self.builder, input_scale * weight_scale
+        steps = torch.round(bias.double() / step.double().view(-1, *[1] * (bias.dim() - 1)))
         limit = 2.0**31 - 1
         self.clamped += int((steps.abs() > limit).sum())
         integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
-        factor = b.shared(float(input_scale), np.float32)
-        return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]
+        if self.format.containers is None:
+            factor = b.shared(float(input_scale), np.float32)
+            return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]
+        steps_name = b.constant(step.numpy(), f"{name}.bias.scale")
+        return b.node("DequantizeLinear", [integers, steps_name], f"{name}.bias.float", axis=0)
+
+
+def _code_type(grid: Grid) -> type[np.integer[Any]]:
+    return np.int8 if grid.low < 0 else np.uint8
 
 
 def _pads(layer: nn.Conv2d) -> list[int]:

@@ -68,7 +68,12 @@ def compare(student: Student, exported: Exported, x_NCHW: Tensor) -> Parity:
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
     names = list(dict.fromkeys(exported.codes.values()))
-    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in names)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(
+            n, TensorProto.INT8 if student.grids.signed_activations else TensorProto.UINT8, None
+        )
+        for n in names
+    )
     results = open_session(model).run([OUTPUT, *names], {INPUT: as_input(x_NCHW)})
     tensors = {name: torch.from_numpy(value) for name, value in zip(names, results[1:], strict=True)}
     codes = {node: tensors[name] for node, name in exported.codes.items()}

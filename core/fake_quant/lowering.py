@@ -43,14 +43,17 @@ class ChannelAffine(nn.Conv2d):
         return new
 
 
-def lower(graph: fx.GraphModule, foldable: AbstractSet[str] = frozenset()) -> fx.GraphModule:
+def lower(
+    graph: fx.GraphModule, foldable: AbstractSet[str] = frozenset(), *, gates: bool = True
+) -> fx.GraphModule:
     """Rewrites the graph in place and returns it.
 
     `foldable` names batch normalizations that stay, since they will be folded into their layers.
+    Without `gates` silu and hardswish stay as they are.
     """
     for node in list(graph.graph.nodes):
         gate = _GATES.get(node.target)
-        if gate is not None:
+        if gate is not None and gates:
             _multiply_by_gate(graph, node, gate)
         norm = module_of(graph, node)
         if isinstance(norm, nn.BatchNorm2d) and node.name not in foldable:

@@ -19,7 +19,7 @@ The logits are not quantized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, isfinite
@@ -63,8 +63,11 @@ class Placement:
     residual: str = "8"
 
 
-def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
-    """Decides every width. Raises SpecError when an override matches no layer."""
+def place(graph: fx.GraphModule, bits: BitSpec, *, float_epilogues: bool = False) -> Placement:
+    """Decides every width. `float_epilogues`: see GridStyle.
+
+    Raises SpecError when an override matches no layer.
+    """
     layers = [node for node in graph.graph.nodes if _has_weights_of_its_own(graph, node)]
     if not layers:
         raise SpecError(
@@ -82,6 +85,8 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
             wanted[node] = _layer(graph, node, layers, bits, placement)
     for node in graph.graph.nodes:
         if node in constants or not _is_stored(graph, node):
+            continue
+        if float_epilogues and _goes_on_in_its_kernel(node, wanted):
             continue
         demands = dict(_demands(graph, node, wanted))
         if not demands:
@@ -144,6 +149,17 @@ FLOAT_RESULTS: frozenset[Any] = frozenset(
         aten.expand.default,  # repeats one of them, or a parameter
     }
 )
+# What kernels of layers can do before they store a result, besides clipping: see GridStyle.
+EPILOGUES: frozenset[Any] = frozenset(
+    {
+        aten.silu.default,
+        aten.hardswish.default,
+        aten.gelu.default,
+        aten.sigmoid.default,
+        aten.hardsigmoid.default,
+        aten.tanh.default,
+    }
+)
 GATES: frozenset[Any] = frozenset({aten.sigmoid.default, aten.hardsigmoid.default})
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
@@ -187,6 +203,17 @@ def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.target in FLOAT_RESULTS:
         return False
     return clip_before(node) is None or node.op == "placeholder"
+
+
+def _goes_on_in_its_kernel(node: fx.Node, layers: Mapping[fx.Node, int]) -> bool:
+    """Whether an activation function or an addition alone reads the layer; where two layers are added,
+    the later one."""
+    if node not in layers or len(node.users) != 1:
+        return False
+    (reader,) = node.users
+    if reader.target is not aten.add.Tensor:
+        return reader.target in EPILOGUES
+    return node is max(each for each in reader.all_input_nodes if each in layers and len(each.users) == 1)
 
 
 def _demands(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from core.fake_quant.insert import Student, build_student
 from core.fake_quant.observers import MinMax, ObserverFactory
 from core.networks.graph import trace
-from core.spec import BitSpec
+from core.spec import PROFILES, BitSpec
 
 SHAPE = (3, 12, 12)
 CLASSES = 5
@@ -95,6 +95,20 @@ class Depthwise(Network):
     def features(self, x: Tensor) -> Tensor:
         x = F.relu6(self.stem(x) * 3)
         return x + self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+
+
+class Grouped(Network):
+    """ResNeXt's block: a grouped convolution; and one without bias or normalization, as GhostNet has."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.reduce = conv(3, 8), conv(8, 8, 1)
+        self.grouped, self.last = conv(8, 8, groups=4), nn.Conv2d(8, 8, 1, bias=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.grouped(F.relu(self.reduce(x))))
+        return F.relu(self.last(x))
 
 
 class Gated(Network):
@@ -246,6 +260,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "residual": Residual,
     "depthwise": Depthwise,
+    "grouped": Grouped,
     "gated": Gated,
     "swish": Swish,
     "concat": Concat,
@@ -281,10 +296,11 @@ def student(
     fold: bool = True,
     observer: ObserverFactory = MinMax,
     seed: int = 0,
+    profile: str = "packed",
 ) -> Student:
-    """A calibrated student of the network `name`."""
+    """A calibrated student of the network `name`, on the grids of `profile`."""
     spec = BitSpec.parse(bits) if isinstance(bits, str) else bits
-    built = build_student(teacher(name), spec, fold=fold)
+    built = build_student(teacher(name), spec, PROFILES[profile].grids, fold=fold)
     with torch.no_grad(), built.observing(observer):
         built(images(16, seed))
     return built

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import safetensors.torch
@@ -27,7 +28,16 @@ from core.fake_quant.insert import build_student
 from core.networks import architectures
 from core.networks.graph import trace
 from core.pipeline import CheckpointInput, DatasetInput, PipelineResult
-from core.spec import BitSpec, Budget, LayerBits, MinMaxConfig, NetworkSpec, QuantizationSpec, ZaqConfig
+from core.spec import (
+    BitSpec,
+    Budget,
+    ExportConfig,
+    LayerBits,
+    MinMaxConfig,
+    NetworkSpec,
+    QuantizationSpec,
+    ZaqConfig,
+)
 
 SHAPE = (3, 16, 16)
 IMAGES = 90
@@ -349,6 +359,33 @@ def test_progress_never_falls_and_names_every_phase(done: Done) -> None:
     zaq = done.job.spec.method.name == "zaq"
     method = ["baseline", "synthesizing", "training"] if zaq else ["synthesizing"]
     assert phases == ["loading", *method, "evaluating", "exporting", "verifying"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "bits", "opset"),
+    [("portable", BitSpec(4, 4), 17), ("tensorrt", BitSpec(4, 8), 17), ("qdq", BitSpec(4, 4), 21)],
+)
+def test_every_profile_says_truly_what_its_file_is(
+    tmp_path: Path, checkpoint: CheckpointInput, profile: Any, bits: BitSpec, opset: int
+) -> None:
+    spec = QuantizationSpec(bits, MinMaxConfig(images=16, iterations=2), ExportConfig(profile))
+    job = Job(tmp_path, checkpoint, None, spec)
+    report = job.run().report
+    artifact, verification = report["artifact"], report["verification"]
+    model = onnx.load(job.output / "model.onnx")
+    assert (artifact["profile"], artifact["opset"]) == (profile, opset)
+    assert model.opset_import[0].version == opset
+    assert {p.key: p.value for p in model.metadata_props}["zsq.profile"] == profile
+    assert artifact["bytes"] == (job.output / "model.onnx").stat().st_size
+    weights = sum(layer["weights"] for layer in report["layers"])
+    rows = sum(layer["shape"][0] for layer in report["layers"])
+    assert artifact["ideal_bytes"] == weights // 2 + 8 * rows  # 4 bits, a scale, a bias, no zero-point
+    containers = weights if profile in ("portable", "tensorrt") else weights // 2
+    assert containers < artifact["bytes"]
+    assert verification["parity"]["largest_step"] <= 1
+    integer = verification["integer_mac_share"]
+    assert (integer == 1.0) if profile == "portable" else (integer < 1.0)
+    assert any("multiply-accumulates in float" in note for note in report["notes"]) == (integer < 1.0)
 
 
 # --- refusals and stops ----------------------------------------------------------------------------

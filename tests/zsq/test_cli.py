@@ -127,7 +127,8 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     out = tmp_path / "out"
     result = run(
         "quantize", str(network), "--architecture", "cifar/resnet8", "--bits", "w4a4",
-        "--dataset", str(images), "--iterations", "3", "--seed", "5", "--out", str(out),
+        "--profile", "portable", "--dataset", str(images), "--iterations", "3", "--seed", "5",
+        "--out", str(out),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert (out / "model.onnx").read_bytes() == b"onnx" and json.loads(
@@ -135,6 +136,7 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     ) == REPORT
     sent = json.loads(fake.bodies["/v1/jobs"])
     assert sent["method"] == {"name": "zaq", "budget": {"iterations": 3}}
+    assert sent["export"] == {"profile": "portable"}
     assert (sent["bits"], sent["seed"], sent["evaluation"]) == ("w4a4", 5, {"dataset_id": "data_1"})
     for shown in (
         "training",

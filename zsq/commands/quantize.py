@@ -35,6 +35,13 @@ def quantize(
         str, typer.Option(help="w4a8: 4-bit weights, 8-bit activations; or a JSON object.")
     ] = "w4a4",
     method: Annotated[str, typer.Option(help="zsq methods lists them.")] = "zaq",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="For whom the file is: packed (ONNX Runtime, the default), portable (OpenVINO, older ONNX "
+            "Runtimes), tensorrt, qdq (other compilers)."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Labelled images to measure with: a file, or an id.")
     ] = None,
@@ -80,6 +87,7 @@ def quantize(
             checkpoint_id,
             bits=_json_or_text(bits) if bits.lstrip().startswith("{") else bits,
             method=what,
+            profile=profile,
             dataset_id=_dataset_id(client, dataset),
             seed=seed,
             limit_seconds=limit,

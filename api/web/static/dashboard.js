@@ -75,7 +75,7 @@ function show(job) {
     });
     items.set(job.id, item);
   }
-  const what = `${job.method.name} w${job.bits.weight}a${job.bits.activation}`;
+  const what = `${job.method.name} w${job.bits.weight}a${job.bits.activation}, ${job.export.profile}`;
   const set = (selector, text) => {
     const element = item.querySelector(selector);
     if (element.textContent !== text) element.textContent = text;

@@ -18,6 +18,7 @@ from core.export.integer import Codes, IntegerStudent
 from core.export.onnx import Exported
 from core.export.session import as_input, open_session, run
 from core.fake_quant.insert import Student
+from core.spec import PROFILES
 from tests.core import small
 
 Export = Callable[..., tuple[Student, Exported]]
@@ -25,7 +26,7 @@ Export = Callable[..., tuple[Student, Exported]]
 # Networks of layers, additions, global pools and moves alone. Additions are those of x86-64.
 EXACT = ["plain", "shuffle", "padded", "twice", "unfoldable"]
 if platform.machine() in ("x86_64", "AMD64"):
-    EXACT += ["residual", "depthwise", "gated", "swish"]
+    EXACT += ["residual", "depthwise", "gated", "swish", "grouped"]
 
 
 def differing(student: Student, exported: Exported, x: Tensor) -> dict[str, int]:
@@ -62,10 +63,20 @@ def test_every_code_is_onnxruntimes(export: Export, name: str, bits: str) -> Non
     assert not any(found.values()), found
 
 
+@pytest.mark.parametrize("bits", ["w4a8", "w3a3"])
+@pytest.mark.parametrize("name", EXACT)
+def test_every_code_of_a_portable_file_is_too(export: Export, name: str, bits: str) -> None:
+    student, exported = export(name, bits, profile="portable")
+    found = differing(student, exported, small.images(64, seed=4))
+    assert len(found) == len(student.activation_quantizers())
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", small.NETWORKS)
 @torch.no_grad()
-def test_it_computes_what_the_student_computes(export: Export, name: str) -> None:
-    student, _ = export(name, "w8a8")
+def test_it_computes_what_the_student_computes(export: Export, name: str, profile: str) -> None:
+    student, _ = export(name, "w8a8", profile=profile)
     x = small.images(32, seed=6)
     expected = student(x)
     assert float((IntegerStudent(student)(x) - expected).norm() / expected.norm()) < 0.02

@@ -26,6 +26,16 @@ def test_values_stay_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "activation"), [("swish", aten.silu.default), ("gated", aten.hardswish.default)]
+)
+def test_without_gates_activations_stay(name: str, activation: object) -> None:
+    before = [node.target for node in small.teacher(name).graph.nodes]
+    after = [node.target for node in lower(deepcopy(small.teacher(name)), gates=False).graph.nodes]
+    assert activation in before
+    assert after == before
+
+
+@pytest.mark.parametrize(
     ("name", "activation", "gate"),
     [
         ("swish", aten.silu.default, aten.sigmoid.default),
