@@ -44,7 +44,7 @@ def differing(student: Student, exported: Exported, x: Tensor) -> dict[str, int]
             value = super().run_node(n)
             if n.name in exported.codes:
                 assert isinstance(value, Codes)
-                codes = (value.centered + value.grid.zero_point).to(torch.uint8)
+                codes = (value.centered + value.grid.zero_point + exported.raised_by[n.name]).to(torch.uint8)
                 found[n.name] = int((codes != theirs[exported.codes[n.name]].view_as(codes)).sum())
             return value
 
