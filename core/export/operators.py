@@ -379,20 +379,13 @@ def leaky_relu(t: Tensors, node: fx.Node) -> str:
     return t.builder.node("LeakyRelu", [t.value(node.args[0])], node.name, alpha=float(slope))
 
 
-def total(t: Tensors, node: fx.Node) -> str:
-    axes, keep = arguments(node, None, False)[:2]
-    if not axes:
-        raise unsupported(node, "it adds up everything, the batch too")
-    inputs = [t.value(node.args[0]), t.builder.shared(axes, np.int64)]
-    return t.builder.node("ReduceSum", inputs, node.name, keepdims=int(keep))
+def reduction(kind: str) -> Operator:
+    def emit(t: Tensors, node: fx.Node) -> str:
+        axes, keep = arguments(node, None, False)[:2]
+        inputs = [t.value(node.args[0]), *([t.builder.shared(axes, np.int64)] if axes else [])]
+        return t.builder.node(kind, inputs, node.name, keepdims=int(keep))
 
-
-def largest(t: Tensors, node: fx.Node) -> str:
-    axes, keep = arguments(node, [], False)
-    if not axes:
-        raise unsupported(node, "it takes the largest of everything, the batch too")
-    inputs = [t.value(node.args[0]), t.builder.shared(axes, np.int64)]
-    return t.builder.node("ReduceMax", inputs, node.name, keepdims=int(keep))
+    return emit
 
 
 def group_norm(t: Tensors, node: fx.Node) -> str:
@@ -463,8 +456,8 @@ COMPUTES: dict[Any, Operator] = {
     aten.leaky_relu.default: leaky_relu,
     aten.neg.default: unary("Neg"),
     aten.pow.Tensor_Scalar: binary("Pow"),
-    aten.sum.dim_IntList: total,
-    aten.amax.default: largest,
+    aten.sum.dim_IntList: reduction("ReduceSum"),
+    aten.amax.default: reduction("ReduceMax"),
     aten.group_norm.default: group_norm,
     aten.rms_norm.default: rms_norm,
     aten.upsample_bilinear2d.vec: interpolate,

@@ -25,10 +25,8 @@ def guess_architectures(state: Mapping[str, Tensor], said: str) -> list[str]:
     since this only makes an error message better.
     """
     deadline = time.monotonic() + _SECONDS
-    size = sum(value.numel() for key, value in state.items() if not key.endswith(_STATISTICS))
     found: list[str] = []
-    for entry in sorted(_candidates(state), key=lambda entry: (entry["name"] != said, _order(entry, size))):
-        name: str = entry["name"]
+    for name in _likeliest_first(_candidates(state), state, said):
         if len(found) == _SHOWN or time.monotonic() > deadline:
             break
         if _fits(name, architectures.modernize(name, state)):
@@ -50,8 +48,21 @@ def _candidates(state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     return found
 
 
-def _order(entry: dict[str, Any], size: int) -> tuple[int, bool]:
-    return abs(entry["parameters"] - size), entry["name"].startswith("timm/")
+def _likeliest_first(candidates: list[dict[str, Any]], state: Mapping[str, Tensor], said: str) -> list[str]:
+    """By how much the number of parameters differs, as if the last layer had the candidate's own classes."""
+    if not candidates:
+        return []
+    heads = architectures.head_keys(candidates[0]["name"])  # the same names in all of them, or nearly
+    last = [state[key] for key in heads if key in state and state[key].ndim]
+    body = sum(v.numel() for k, v in state.items() if k not in heads and not k.endswith(_STATISTICS))
+    a_class = sum(value[0].numel() for value in last if len(value))
+
+    def order(entry: dict[str, Any]) -> tuple[bool, int, bool]:
+        name: str = entry["name"]
+        expected = body + (entry["num_classes"] or 0) * a_class
+        return name != said, abs(entry["parameters"] - expected), name.startswith("timm/")
+
+    return [entry["name"] for entry in sorted(candidates, key=order)]
 
 
 def _fits(name: str, state: Mapping[str, Tensor]) -> bool:

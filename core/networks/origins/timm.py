@@ -80,8 +80,9 @@ def modernize(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stem(name: str) -> str | None:
-    found = _description(name).first_conv
-    first = found[0] if isinstance(found, (tuple, list)) else found
+    first = _description(name).first_conv
+    if isinstance(first, (tuple, list)):  # several where branches read the image, none where nothing does
+        first = next(iter(first), None)
     return f"{first}.weight" if first else None
 
 
