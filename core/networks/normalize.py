@@ -223,8 +223,8 @@ def _getitem(n: Normalizer, node: fx.Node) -> Any:
     if source.target is _BATCH_NORM:
         return n.read(source)
     if source.target is aten.unbind.int:
-        tensor, dim = [*source.args, 0][:2]
-        return n.keep(node, n.graph.call_function(aten.select.int, (n.read(tensor), dim, index)))
+        x, dim = _arguments(source)
+        return n.keep(node, n.graph.call_function(aten.select.int, (n.read(x), dim, index)))
     return None
 
 
@@ -244,7 +244,7 @@ def _relu6(n: Normalizer, node: fx.Node) -> fx.Node:
 
 def _slice(n: Normalizer, node: fx.Node) -> Any:
     """`x[:]` along one dimension: torch writes one for every leading `:`."""
-    x, dim, start, end, step = [*node.args, *_SLICE_DEFAULTS[len(node.args) - 1 :]]
+    x, dim, start, end, step = _arguments(node)
     return n.read(x) if _is_whole(_shape(x)[dim], start, end, step) else None
 
 
@@ -266,7 +266,7 @@ def _copy(n: Normalizer, node: fx.Node) -> Any:
 
 def _slice_scatter(n: Normalizer, node: fx.Node) -> Any:
     """`x` with a part of it replaced: what stands before, the part, what stands after."""
-    x, part, dim, start, end, step = [*node.args, *_SLICE_DEFAULTS[len(node.args) - 2 :]]
+    x, part, dim, start, end, step = _arguments(node)
     shape = _shape(x)
     size = shape[dim]
     if _is_whole(size, start, end, step):
@@ -285,8 +285,7 @@ def _slice_scatter(n: Normalizer, node: fx.Node) -> Any:
 
 def _repeat(n: Normalizer, node: fx.Node) -> Any:
     """Repeating what has size 1 is expanding it."""
-    x, times = node.args
-    assert isinstance(times, tuple | list)
+    x, times = _arguments(node)
     sizes = _shape(x)
     sizes = (1,) * (len(times) - len(sizes)) + sizes
     if any(count != 1 and size != 1 for count, size in zip(times, sizes, strict=True)):
@@ -296,8 +295,7 @@ def _repeat(n: Normalizer, node: fx.Node) -> Any:
 
 
 def _stack(n: Normalizer, node: fx.Node) -> fx.Node:
-    tensors, dim = [*node.args, 0][:2]
-    assert isinstance(tensors, tuple | list) and isinstance(dim, int)
+    tensors, dim = _arguments(node)
     dim %= len(_shape(node))
     shape = (*_shape(node)[:dim], 1, *_shape(node)[dim + 1 :])
     parts = [n.call(aten.unsqueeze.default, (n.read(tensor), dim), shape) for tensor in tensors]
@@ -312,10 +310,15 @@ def _convolution_1d(n: Normalizer, node: fx.Node) -> fx.Node:
 
 def _average_pool_1d(n: Normalizer, node: fx.Node) -> fx.Node:
     """Pooling of images of height 1."""
-    kernel, stride, padding, ceil, count = [*node.args[1:], *[[], [0], False, True][len(node.args) - 2 :]]
-    pair = [[before, *value] if value else [] for before, value in ((1, kernel), (1, stride), (0, padding))]
+    _, kernel, stride, padding, ceil, count_padding = _arguments(node)
+    kernel, stride = [1, *kernel], [1, *stride] if stride else []
+    padding = [0, *padding] if isinstance(padding, list | tuple) else [0, padding]
     return _as_image(
-        n, node, lambda image: n.graph.call_function(aten.avg_pool2d.default, (image, *pair, ceil, count))
+        n,
+        node,
+        lambda image: n.graph.call_function(
+            aten.avg_pool2d.default, (image, kernel, stride, padding, ceil, count_padding)
+        ),
     )
 
 
@@ -348,7 +351,11 @@ _REWRITES: dict[Any, Callable[[Normalizer, fx.Node], Any]] = {
 }
 
 
-_SLICE_DEFAULTS = [0, None, None, 1]  # dim, start, end, step
+def _arguments(node: fx.Node) -> list[Any]:
+    """The node's arguments in the order of its schema, the schema's defaults where it has none."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    rest = node.target._schema.arguments[len(node.args) :]
+    return [*node.args, *(node.kwargs.get(each.name, each.default_value) for each in rest)]
 
 
 def _is_whole(size: int, start: Any, end: Any, step: Any) -> bool:

@@ -8,7 +8,7 @@ the defaults. Without it they are those of timm's first set.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -71,8 +71,9 @@ def fill_buffers(network: nn.Module) -> None:
         for key, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(module, key, torch.empty_like(buffer, device="cpu"))
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+        compute: Callable[[], None] | None = getattr(module, "init_non_persistent_buffers", None)
+        if compute is not None:
+            compute()
 
 
 def modernize(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,9 +81,9 @@ def modernize(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stem(name: str) -> str | None:
-    first = _description(name).first_conv
-    if isinstance(first, (tuple, list)):  # several where branches read the image, none where nothing does
-        first = next(iter(first), None)
+    found: Any = _description(name).first_conv
+    # Several where branches read the image, none where nothing depends on its channels.
+    first = found if isinstance(found, str) else next(iter(found or ()), None)
     return f"{first}.weight" if first else None
 
 
