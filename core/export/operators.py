@@ -228,8 +228,8 @@ def vector_norm(t: Tensors, node: fx.Node) -> str:
 
 
 def reduce(b: Builder, kind: str, x: str, axes: Sequence[int], keep: bool, name: str) -> str:
-    """A reduction; its axes were an attribute before opset 18."""
-    if b.opset < 18:
+    """A reduction; its axes were an attribute before opset 18 (13 for ReduceSum)."""
+    if b.opset < (13 if kind == "ReduceSum" else 18):
         return b.node(kind, [x], name, axes=list(axes), keepdims=int(keep))
     return b.node(kind, [x, b.shared(axes, np.int64)], name, keepdims=int(keep))
 
@@ -429,8 +429,8 @@ def leaky_relu(t: Tensors, node: fx.Node) -> str:
 def reduction(kind: str) -> Operator:
     def emit(t: Tensors, node: fx.Node) -> str:
         axes, keep = arguments(node, None, False)[:2]
-        inputs = [t.value(node.args[0]), *([t.builder.shared(axes, np.int64)] if axes else [])]
-        return t.builder.node(kind, inputs, node.name, keepdims=int(keep))
+        axes = axes or list(range(len(static_shape(source_of(node)))))
+        return reduce(t.builder, kind, t.value(node.args[0]), axes, keep, node.name)
 
     return emit
 
