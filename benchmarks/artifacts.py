@@ -1,14 +1,15 @@
 """Networks × bits: does the file run in integers, compute what the student does, weigh what it should?
 
-    python benchmarks/artifacts.py [--bits w8a8 w4a4 ...] [--data FOLDER] [--write] [NAME ...]
+    python benchmarks/artifacts.py [--bits w8a8 w4a4 ...] [--write] [NAME ...]
+    python benchmarks/artifacts.py --data FOLDER [--bits ...] [--write] [NAME ...]
 
 `minmax` at small inputs and random weights (batch normalization fitted to noise). For each file, in
 ONNX Runtime at default settings: the share of multiply-accumulates in integer kernels, float
 operators and conversions left between them, the largest step between an operator of the file and
 the student's given identical integer inputs, and the file's size against its bound, 1.03 × ideal +
-500 bytes a layer. With `--data`, a folder of real checkpoints and images (see `REAL`), also top-1
-of student and file on these images and how often the two agree.
-Writes benchmarks/artifacts_<hardware>_<date>.md.
+500 bytes a layer. With `--data`, a folder of real checkpoints and images (see `REAL`): top-1 of
+student and file on these images, and how often the two agree.
+Writes benchmarks/artifacts_<hardware>_<date>.md, or artifacts_agreement_….
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import argparse
 import datetime
 import platform
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from core.context import RunContext
 from core.evaluate import datasets, metrics
 from core.export.integer import IntegerStudent
 from core.export.onnx import Exported, export_student
-from core.export.packing import Stored, ideal_bytes
+from core.export.packing import ideal_bytes
 from core.export.parity import compare
 from core.export.realized import realized_precision
 from core.export.session import open_session, run
@@ -40,6 +40,8 @@ from core.networks import architectures
 from core.networks.graph import trace
 from core.networks.inspect import LoadedNetwork, load_network
 from core.networks.macs import layer_macs, product_macs
+from core.pipeline import baseline_config
+from core.reporting import stored
 from core.spec import BitSpec, MinMaxConfig, NetworkSpec
 
 BITS = ["w8a8", "w4a8", "w4a4", "w6a6", "w3a8", "w2a8"]
@@ -99,7 +101,12 @@ REAL = {
 
 
 def made(
-    network: torch.nn.Module, shape: tuple[int, int, int], classes: int, bits: str, scratch: Path
+    network: torch.nn.Module,
+    shape: tuple[int, int, int],
+    classes: int,
+    bits: str,
+    config: MinMaxConfig,
+    scratch: Path,
 ) -> tuple[Student, Exported]:
     """Student and file of `minmax`, seed 0."""
     teacher = trace(network, shape)
@@ -118,16 +125,12 @@ def check(name: str, side: int, bits: str, scratch: Path) -> dict[str, object]:
     torch.manual_seed(0)
     shape = (3, side, side)
     network = sane(architectures.build(name, num_classes=10, input_shape=shape), shape)
-    student, exported = made(network, shape, 10, bits, scratch)
+    student, exported = made(network, shape, 10, bits, MinMaxConfig(images=8, iterations=4), scratch)
     path = scratch / "model.onnx"
     parity = compare(student, exported, torch.randn(4, *shape))
     realized = realized_precision(path, layer_macs(student.graph), product_macs(student.graph), scratch)
-    layers = student.placement.layers
-    modules = student.layers()
-    ideal = ideal_bytes(
-        Stored(modules[p.name].weight.numel(), p.weight_bits, p.shape[0], modules[p.name].bias is not None)
-        for p in layers
-    )
+    layers = student.layers()
+    ideal = ideal_bytes(stored(layer) for layer in layers.values())
     size, bound = path.stat().st_size, 1.03 * ideal + 500 * len(layers)
     floats = ", ".join(f"{kind} ×{entry['count']}" for kind, entry in realized.float_operators.items())
     return {
@@ -148,7 +151,8 @@ def agree(name: str, bits: str, data: Path, scratch: Path) -> dict[str, object]:
     real = REAL[name]
     loaded: LoadedNetwork = load_network(data / real.checkpoint, real.spec)
     dataset = datasets.open_dataset(data / real.images)
-    student, _ = made(loaded.network, loaded.input_shape, loaded.num_classes, bits, scratch)
+    config = baseline_config(loaded.input_shape)
+    student, _ = made(loaded.network, loaded.input_shape, loaded.num_classes, bits, config, scratch)
     integers = IntegerStudent(student)
     session = open_session(scratch / "model.onnx")
 
@@ -175,22 +179,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    names = arguments.names or list(NETWORKS)
-    files: list[dict[str, object]] = []
-    agreements: list[dict[str, object]] = []
+    real = arguments.data is not None
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        for name in names:
+        for name in arguments.names or (REAL if real else NETWORKS):
             for bits in arguments.bits:
-                began = time.perf_counter()
-                files.append(check(name, NETWORKS[name], bits, scratch))
-                if arguments.data and name in REAL:
-                    agreements.append(agree(name, bits, arguments.data, scratch))
-                    print(" | ".join(str(value) for value in agreements[-1].values()), flush=True)
-                row = " | ".join(str(value) for value in files[-1].values())
-                print(f"{row} | {time.perf_counter() - began:.0f} s", flush=True)
+                if real:
+                    rows.append(agree(name, bits, arguments.data, Path(folder)))
+                else:
+                    rows.append(check(name, NETWORKS[name], bits, Path(folder)))
+                print(" | ".join(str(value) for value in rows[-1].values()), flush=True)
     if arguments.write:
-        write(files, agreements)
+        write(rows, real)
 
 
 def table(rows: list[dict[str, object]]) -> list[str]:
@@ -201,21 +201,24 @@ def table(rows: list[dict[str, object]]) -> list[str]:
     ]
 
 
-def write(files: list[dict[str, object]], agreements: list[dict[str, object]]) -> None:
+FILES = [
+    "# Artifacts: networks × bits, `minmax`, profile `packed`",
+    "",
+    "Random weights. `largest step` and `differ` compare every operator of the file with the fake-quantized",
+    "student's, given identical integer inputs; `bound` is 1.03 × ideal + 500 bytes a layer.",
+]
+AGREEMENT = [
+    "# File and student on real images: real checkpoints, `minmax`, profile `packed`",
+    "",
+    "The student is evaluated in integers (core/export/integer.py), the file in ONNX Runtime.",
+]
+
+
+def write(rows: list[dict[str, object]], real: bool) -> None:
     today = datetime.date.today().isoformat()
-    lines = [
-        "# Artifacts: networks × bits, `minmax`, profile `packed`",
-        "",
-        f"{platform.machine()}, {today}, `python benchmarks/artifacts.py --data ../shared/data --write`.",
-        "",
-        "Random weights. `largest step` and `differ` compare every operator of the file with the student's,",
-        "given identical integer inputs; `bound` is 1.03 × ideal + 500 bytes a layer.",
-        "",
-        *table(files),
-    ]
-    if agreements:
-        lines += ["", "## Real checkpoints on real images", "", *table(agreements)]
-    path = Path(__file__).parent / f"artifacts_{platform.machine()}_{today}.md"
+    lines = [*(AGREEMENT if real else FILES), "", f"{platform.machine()}, {today}.", "", *table(rows)]
+    kind = "artifacts_agreement" if real else "artifacts"
+    path = Path(__file__).parent / f"{kind}_{platform.machine()}_{today}.md"
     path.write_text("\n".join(lines) + "\n")
     print(f"wrote {path}")
 

@@ -92,7 +92,7 @@ def assemble(
     layers = _layers(teacher, student, measured, activation_sqnr_db)
     weights = sum(layer.weights for layer in layers)
     notes = [*summary.notes, *_notes(spec, layers, measured)]
-    ideal = ideal_bytes(map(_stored, student.layers().values()))
+    ideal = ideal_bytes(map(stored, student.layers().values()))
     return Report(
         network=NetworkReport(
             architecture,
@@ -204,7 +204,8 @@ def _layers(
     return found
 
 
-def _stored(layer: QuantConv2d | QuantLinear) -> Stored:
+def stored(layer: QuantConv2d | QuantLinear) -> Stored:
+    """What a layer has to store, see `ideal_bytes`."""
     weights, rows, symmetric = layer.weight.numel(), len(layer.weight), layer.grid().low < 0
     return Stored(weights, layer.bits, rows, bias=layer.bias is not None, zero_points=not symmetric)
 
