@@ -256,6 +256,52 @@ class Twice(Network):
         return F.relu(self.shared(F.relu(self.shared(x))))
 
 
+class Standardized(Network):
+    """Weights standardized in the forward pass, group normalization (BiT), a leaky ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.before, self.after = nn.GroupNorm(2, 8), nn.GroupNorm(1, 8)
+
+    def convolve(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        rows = layer.weight.flatten(1)[None]
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0).view_as(layer.weight)
+        return F.conv2d(x, weight, layer.bias, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.before(self.convolve(x, self.first)))
+        return F.leaky_relu(self.after(self.convolve(x, self.second)), 0.1)
+
+
+class Scales(Network):
+    """Two resolutions that are added, the lower one repeated pixel by pixel (HRNet), another interpolated."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.down, self.last = conv(3, 8), conv(8, 8, stride=2), conv(8, 8)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        low = self.down(x)
+        x = F.relu(x + F.interpolate(low, scale_factor=2))
+        return F.relu(self.last(x) + F.interpolate(low, size=(12, 12), mode="bilinear"))
+
+
+class ChannelAttention(Network):
+    """A convolution along the channels of the pooled tensor gates them (ECA-Net)."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.last = conv(3, 8), conv(8, 8)
+        self.along = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        gate = torch.sigmoid(self.along(x.mean((2, 3)).unsqueeze(1)))
+        return F.relu(self.last(x * gate.view(-1, 8, 1, 1)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "residual": Residual,
@@ -271,6 +317,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "unfoldable": Unfoldable,
     "pooled": Pooled,
     "twice": Twice,
+    "standardized": Standardized,
+    "scales": Scales,
+    "channel attention": ChannelAttention,
 }
 
 _traced: dict[str, fx.GraphModule] = {}

@@ -20,7 +20,14 @@ import torch
 
 from core import pipeline
 from core.context import Progress, RunContext
-from core.errors import Canceled, CheckpointError, DatasetError, DeadlineExceeded, SpecError
+from core.errors import (
+    ArchitectureError,
+    Canceled,
+    CheckpointError,
+    DatasetError,
+    DeadlineExceeded,
+    SpecError,
+)
 from core.evaluate.report import json_schema
 from core.export import onnxruntime_int8
 from core.export.integer import IntegerStudent
@@ -454,3 +461,24 @@ def test_inspection_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     path.write_bytes(buffer.getvalue())
     with pytest.raises(CheckpointError):
         pipeline.inspect_checkpoint(CheckpointInput(path, sha256(path), NETWORK))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        (
+            "timm/efficientnet_cc_b0_4e",
+            "architecture_not_traceable",
+            "computes its weight or bias from the image",
+        ),
+        ("timm/edgenext_xx_small", "unsupported_operator", "aten.cumsum.default"),
+    ],
+)
+def test_inspection_refuses_what_could_not_be_exported(
+    tmp_path: Path, name: str, code: str, reason: str
+) -> None:
+    path, network = tmp_path / "c.pt", NetworkSpec(name, input_shape=(3, 64, 64))
+    torch.save(architectures.build(name, 3).state_dict(), path)
+    with pytest.raises(ArchitectureError, match=reason) as caught:
+        pipeline.inspect_checkpoint(CheckpointInput(path, sha256(path), network))
+    assert (caught.value.code, caught.value.field) == (code, "architecture")

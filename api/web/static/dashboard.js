@@ -177,7 +177,8 @@ async function offerArchitectures() {
   architectures ??= api("/v1/architectures").then((page) => page.items.map((each) => each.name));
   const typed = $("architecture").value.trim().toLowerCase();
   const found = (await architectures).filter((name) => name.includes(typed));
-  if (typed) found.sort((one, other) => one.length - other.length);
+  const length = (name) => name.length - name.indexOf("/");
+  if (typed) found.sort((one, other) => length(one) - length(other));
   $("architectures").replaceChildren(...found.slice(0, OFFERED).map((name) => new Option(name)));
 }
 

@@ -22,7 +22,7 @@ Export = Callable[..., tuple[Student, Exported]]
 # Networks all of whose operators have integer kernels.
 INTEGER = [
     "plain", "residual", "depthwise", "grouped", "gated", "swish", "concat", "shuffle", "padded",
-    "unfoldable", "twice",
+    "unfoldable", "twice", "channel attention",
 ]  # fmt: skip
 
 # What the network "plain" is run by, besides its layers.
