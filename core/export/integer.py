@@ -8,9 +8,11 @@ one image in twenty. So students are evaluated as the file computes:
     convolution, linear    round(Σ (x − zx) w · (sx sw / sy)) + zy        sums are whole numbers
     addition               round((za part) + a · (sa / sy) + b · (sb / sy))    in fused multiply-adds
     another grid           the same with b = 0
+    hardsigmoid            the same with b = 3 and 6 sy
+    product                round((a − za) (b − zb) · (sa sb / sy)) + zy
     global average pool    round(Σ (x − zx) · (sx / (sy count))) + zy
 
-(onnxruntime/core/mlas/lib: requantize.cpp, qladd on x86-64, qlgavgpool.cpp; rounding is half to
+(onnxruntime/core/mlas/lib: requantize.cpp, qladd on x86-64, qlmul.cpp, qlgavgpool.cpp; rounding is half to
 even.) Everything else is computed on floats and rounded by its quantizer. Float32 adds whole
 numbers below 2^24 without rounding, in any order.
 """
@@ -57,11 +59,14 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Added:
+    """(left + right) / factor."""
+
     left: Codes
     right: Codes
+    factor: float = 1.0
 
     def floats(self) -> Tensor:
-        return self.left.floats() + self.right.floats()
+        return (self.left.floats() + self.right.floats()) / self.factor
 
 
 _LAZY = (Codes, Sums, Added)
@@ -92,11 +97,17 @@ class _Walk(fx.Interpreter):
             return _accumulate(module, x)
         if is_passthrough(self.module, n) and not isinstance(x, Tensor):
             return _move(n, x, arguments[1:], keywords)
-        if isinstance(x, Sums | Added) and absorbed(self.module, n) and n.target != aten.hardsigmoid.default:
-            return x  # the quantizer behind it clips
+        if absorbed(self.module, n):  # the quantizer behind it clips
+            if n.target is aten.hardsigmoid.default and isinstance(x, Codes):
+                return Added(x, _number(3.0, x), factor=6.0)
+            if isinstance(x, Sums | Added):
+                return x
         if isinstance(x, Codes):
-            if n.target is aten.add.Tensor and isinstance(arguments[1], Codes) and not keywords:
-                return Added(x, arguments[1])
+            other = arguments[1] if len(arguments) > 1 else None
+            if n.target is aten.add.Tensor and isinstance(other, Codes) and not keywords:
+                return Added(x, other)
+            if n.target is aten.mul.Tensor and isinstance(other, Codes):
+                return Sums(x.centered * other.centered, x.grid.scale * other.grid.scale)
             if _pools_globally(n, x):
                 return _pool(n, x)
         arguments, keywords = fx.node.map_aggregate((arguments, keywords), _floats)
@@ -125,7 +136,8 @@ def _quantize(value: Any, grid: Grid) -> Codes:
     if isinstance(value, Sums):
         rounded = torch.round(value.sums * (value.step / (grid.scale * value.count)))
     elif isinstance(value, Added):
-        rounded = _add(value.left, value.right, grid)
+        wide = Grid(grid.scale * value.factor, grid.zero_point, grid.low, grid.high)
+        rounded = _add(value.left, value.right, wide)
     elif isinstance(value, Codes):
         rounded = _add(value, None, grid)
     else:
@@ -142,6 +154,12 @@ def _add(left: Codes, right: Codes | None, grid: Grid) -> Tensor:
         code = codes.centered.double() + codes.grid.zero_point
         total = (code * ratio.double() + total.double()).to(torch.float32)
     return torch.round(total) - grid.zero_point
+
+
+def _number(value: float, like: Codes) -> Codes:
+    """A constant as the file holds it: code 1."""
+    scale = torch.full_like(like.grid.scale, value)
+    return Codes(torch.ones_like(scale), Grid(scale, torch.zeros_like(scale), 0, 255))
 
 
 def _move(n: fx.Node, x: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from core.context import Progress, RunContext
 from core.errors import Canceled, CheckpointError, DatasetError, DeadlineExceeded, SpecError
 from core.evaluate.report import json_schema
 from core.export import onnxruntime_int8
+from core.export.integer import IntegerStudent
 from core.fake_quant.insert import build_student
 from core.networks import architectures
 from core.networks.graph import trace
@@ -225,7 +226,7 @@ def test_the_saved_student_has_the_accuracy_of_the_report(
 ) -> None:
     student = build_student(trace(network_of(measured.job.checkpoint), SHAPE), measured.job.spec.bits)
     student.graph.load_state_dict(safetensors.torch.load_file(measured.job.output / "student.safetensors"))
-    correct = int((student(normalized(pixels)).argmax(1).numpy() == labels).sum())
+    correct = int((IntegerStudent(student)(normalized(pixels)).argmax(1).numpy() == labels).sum())
     assert measured.report["accuracy"]["student"]["correct"] == correct
 
 
