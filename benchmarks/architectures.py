@@ -1,21 +1,29 @@
 """Which architectures go all the way: trace, place, quantize (minmax), export, run in ONNX Runtime.
 
-    python benchmarks/architectures.py [--bits w8a8] [--family-only] [NAME ...]
+    python benchmarks/architectures.py [--bits w8a8] [--timm] [--limit 90] [--write] [NAME ...]
 
-Random weights (batch normalization fitted to noise, so that activations have a sane size), small
-inputs. For each: the largest step between an operator of the file and the student's, given identical
-integer inputs; the share of those integers that differ; the share of multiply-accumulates in
-integer kernels; what stays float. Writes benchmarks/architectures_<hardware>_<date>.md.
+Without names: one network of each family of torchvision, or with --timm the smallest of each of timm's
+(its own test networks and those above 60 million parameters left out). Random weights (batch
+normalization fitted to noise, so that activations have a sane size), small inputs. For each: the
+largest step between an operator of the file and the student's, given identical integer inputs; the
+share of those integers that differ; the share of multiply-accumulates in integer kernels; what stays
+float. Each network has a process of its own, and --limit seconds. --write writes
+benchmarks/architectures_[timm_]<hardware>_<date>.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -29,7 +37,7 @@ from core.export.parity import compare
 from core.export.realized import realized_precision
 from core.fake_quant.insert import build_student
 from core.methods import registry
-from core.networks import architectures
+from core.networks import architectures, catalogue
 from core.networks.graph import trace
 from core.networks.macs import layer_macs, product_macs
 from core.spec import BitSpec, MinMaxConfig
@@ -43,7 +51,8 @@ FAMILIES = [
     "vit_b_16", "wide_resnet50_2", "densenet169", "mnasnet1_3", "efficientnet_b1", "regnet_y_800mf",
     "resnet34",
 ]  # fmt: skip
-SIDES = {"inception_v3": 96, "vit_b_16": 224, "maxvit_t": 224, "alexnet": 80}
+SIDES = (64, 80, 96, 128, 160, 192, 224, 256)  # the smallest that the network takes
+LARGEST = 60_000_000  # parameters
 
 
 def sane(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
@@ -58,14 +67,25 @@ def sane(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     return network.eval()
 
 
+def smallest(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network, and the smallest square image that it takes, (3, S, S)."""
+    _, height, width = architectures.defaults(name).input_shape
+    for side in [side for side in SIDES if side < min(height, width)]:
+        try:
+            network = architectures.build(name, 10, input_shape=(3, side, side))
+            with torch.no_grad():
+                if network(torch.randn(2, 3, side, side)).shape == (2, 10):
+                    return network, (3, side, side)
+        except (ZsqError, RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    return architectures.build(name, 10), (3, height, width)
+
+
 def check(name: str, bits: str, scratch: Path) -> dict[str, object]:
     torch.manual_seed(0)
-    short = name.partition("/")[2]
-    side = 32 if name.startswith("cifar/") else SIDES.get(short, 64)
-    shape = (3, side, side)
     began = time.perf_counter()
-    network = sane(architectures.build(name, num_classes=10), shape)
-    teacher = trace(network, shape)
+    network, shape = smallest(name)
+    teacher = trace(sane(network, shape), shape)
     check_operators(teacher)
     student = build_student(teacher, BitSpec.parse(bits)).eval()
     context = RunContext(scratch, device=torch.device("cpu"))
@@ -73,13 +93,12 @@ def check(name: str, bits: str, scratch: Path) -> dict[str, object]:
     exported = export_student(student, shape, 10, {})
     path = scratch / "model.onnx"
     onnx.save(exported.model, path)
-    x = torch.randn(4, *shape)
-    parity = compare(student, exported, x)
+    parity = compare(student, exported, torch.randn(4, *shape))
     realized = realized_precision(path, layer_macs(student.graph), product_macs(student.graph), scratch)
     floats = ", ".join(f"{kind} ×{entry['count']}" for kind, entry in realized.float_operators.items())
     return {
         "network": name,
-        "input": side,
+        "input": shape[1],
         "layers": len(student.placement.layers),
         "largest step": parity.largest_step,
         "differ %": f"{100 * parity.different_share:.3f}",
@@ -90,29 +109,65 @@ def check(name: str, bits: str, scratch: Path) -> dict[str, object]:
     }
 
 
+def check_alone(name: str, bits: str, limit: float) -> dict[str, Any] | str:
+    """The row of a network that works, or why it does not."""
+    command = [sys.executable, __file__, "--child", "--bits", bits, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return f"took longer than {limit:.0f} s"
+    if done.returncode:
+        return f"**defect**: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+    answer: dict[str, Any] | str = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def child(name: str, bits: str) -> None:
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            print(json.dumps(check(name, bits, Path(folder))))
+        except ZsqError as error:
+            print(json.dumps(f"`{error.code}`: {error.detail}"))
+
+
+def timm_families() -> list[str]:
+    chosen: dict[str, dict[str, Any]] = {}
+    for entry in sorted(catalogue.load(), key=lambda entry: entry["parameters"]):
+        if entry["name"].startswith("timm/") and not entry["name"].startswith("timm/test_"):
+            chosen.setdefault(entry["family"], entry)
+    return [entry["name"] for _, entry in sorted(chosen.items()) if entry["parameters"] <= LARGEST]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--bits", default="w8a8")
+    parser.add_argument("--timm", action="store_true")
+    parser.add_argument("--limit", type=float, default=90)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    names = arguments.names or [f"torchvision/{name}" for name in FAMILIES] + ["cifar/resnet20"]
-    works: list[dict[str, object]] = []
+    if arguments.child:
+        child(arguments.names[0], arguments.bits)
+        return
+    torchvision = [f"torchvision/{name}" for name in FAMILIES] + ["cifar/resnet20"]
+    names = arguments.names or (timm_families() if arguments.timm else torchvision)
+    works: list[dict[str, Any]] = []
     fails: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            try:
-                row = check(name, arguments.bits, Path(folder))
-                works.append(row)
-                print(" | ".join(str(value) for value in row.values()), flush=True)
-            except ZsqError as error:
-                fails.append((name, f"`{error.code}`: {error.detail}"))
-                print(f"{name}: {error.code}: {error.detail}", flush=True)
+    for name in names:
+        answer = check_alone(name, arguments.bits, arguments.limit)
+        if isinstance(answer, str):
+            fails.append((name, answer))
+            print(f"{name}: {answer}", flush=True)
+        else:
+            works.append(answer)
+            print(" | ".join(str(value) for value in answer.values()), flush=True)
     if arguments.write:
-        write(works, fails, arguments.bits)
+        write(works, fails, arguments.bits, "timm_" if arguments.timm else "")
 
 
-def write(works: list[dict[str, object]], fails: list[tuple[str, str]], bits: str) -> None:
+def write(works: list[dict[str, Any]], fails: list[tuple[str, str]], bits: str, part: str) -> None:
     today = datetime.date.today().isoformat()
     lines = [
         f"# Architectures at {bits}, `minmax`, ONNX Runtime on the CPU",
@@ -128,7 +183,7 @@ def write(works: list[dict[str, object]], fails: list[tuple[str, str]], bits: st
         "",
         *([f"- `{name}`: {why}" for name, why in fails] or ["Every architecture that was tried works."]),
     ]
-    path = Path(__file__).parent / f"architectures_cpu_{today}.md"
+    path = Path(__file__).parent / f"architectures_{part}cpu_{today}.md"
     path.write_text("\n".join(lines) + "\n")
     print(f"wrote {path}")
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime")
+HEAVY = ("torch", "torchvision", "timm", "onnx", "onnxruntime")
 SERVER = ("api", "core", "store", "worker")
 
 

@@ -23,6 +23,7 @@ PRELOAD = [
     "numpy",
     "torch",
     "torchvision",
+    "timm",
     "onnx",
     "onnxruntime",
     "safetensors.torch",

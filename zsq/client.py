@@ -224,8 +224,9 @@ class Client:
     def methods(self) -> list[dict[str, Any]]:
         return list(self._pages("/v1/methods", {}))
 
-    def architectures(self) -> list[dict[str, Any]]:
-        return list(self._pages("/v1/architectures", {}))
+    def architectures(self, contains: str | None = None) -> list[dict[str, Any]]:
+        """There are more than a thousand; `contains` leaves those with it in their names."""
+        return list(self._pages("/v1/architectures", {"contains": contains or None}))
 
     # --- the calls underneath ----------------------------------------------------------------
 

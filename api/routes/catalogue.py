@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from api.routes.documented import problems
 from api.schemas.catalogue import ArchitectureOut, MethodOut
@@ -17,6 +19,6 @@ def list_methods() -> Page[MethodOut]:
 
 
 @router.get("/architectures", responses=problems())
-def list_architectures() -> Page[ArchitectureOut]:
+def list_architectures(contains: Annotated[str, Query(max_length=100)] = "") -> Page[ArchitectureOut]:
     """What `architecture` of a checkpoint takes, with the defaults of each."""
-    return Page(items=[ArchitectureOut(**each) for each in catalogue.architectures()])
+    return Page(items=[ArchitectureOut(**each) for each in catalogue.architectures(contains)])

@@ -23,7 +23,11 @@ class MethodOut(BaseModel):
 
 
 class ArchitectureOut(BaseModel):
-    """`input_shape` is [C, H, W]; `mean` and `std` are of pixels scaled to [0, 1]; all are defaults."""
+    """`input_shape` is [C, H, W]; `mean` and `std` are of pixels scaled to [0, 1]; all are defaults.
+
+    `num_classes` is null for networks that are published without a classifier. A tag may follow the
+    name and a dot, and brings the defaults of the weights that the library publishes under it.
+    """
 
     name: str
     family: str
@@ -31,4 +35,5 @@ class ArchitectureOut(BaseModel):
     input_shape: list[int]
     mean: list[float]
     std: list[float]
-    num_classes: int
+    num_classes: int | None
+    tags: list[str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Callable
@@ -18,15 +17,12 @@ from store.tables import Checkpoint, Dataset
 
 
 def _known(architecture: str) -> str:
-    names = [entry["name"] for entry in catalogue.load()]
-    if architecture in names:
+    if catalogue.knows(architecture):
         return architecture
-    near = difflib.get_close_matches(architecture, names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "GET /v1/architectures lists them"
     raise PydanticCustomError(
         "unknown_architecture",
-        "there is no architecture {name}; {hint}",
-        {"name": repr(architecture[:100]), "hint": hint},
+        "there is no architecture {name}. {advice}",
+        {"name": repr(architecture[:100]), "advice": catalogue.advice(architecture)},
     )
 
 

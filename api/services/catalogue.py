@@ -52,5 +52,6 @@ def _method(name: str) -> dict[str, Any]:
     }
 
 
-def architectures() -> list[dict[str, Any]]:
-    return catalogue.load()
+def architectures(contains: str) -> list[dict[str, Any]]:
+    """Those with `contains` in their names, in upper or lower case."""
+    return [entry for entry in catalogue.load() if contains.lower() in entry["name"]]

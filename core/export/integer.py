@@ -139,7 +139,7 @@ def _quantize(value: Any, grid: Grid) -> Codes:
         wide = Grid(grid.scale * value.factor, grid.zero_point, grid.low, grid.high)
         rounded = _add(value.left, value.right, wide)
     elif isinstance(value, Codes):
-        rounded = _add(value, None, grid)
+        rounded = _add(value, None, raised(grid, value.grid) or grid)
     else:
         rounded = grid.codes(value).to(torch.float32) - grid.zero_point
     return Codes(rounded.clamp(low, high), grid)
@@ -154,6 +154,17 @@ def _add(left: Codes, right: Codes | None, grid: Grid) -> Tensor:
         code = codes.centered.double() + codes.grid.zero_point
         total = (code * ratio.double() + total.double()).to(torch.float32)
     return torch.round(total) - grid.zero_point
+
+
+def raised(grid: Grid, source: Grid) -> Grid | None:
+    """The same grid at the upper end of uint8, where saturation clips what exceeds it.
+
+    None where a code of `source` may lie below the grid: then it takes a Clip.
+    """
+    lowest = -source.zero_point * source.scale / grid.scale + grid.zero_point
+    if source.low < 0 or float(torch.round(lowest)) < grid.low:
+        return None
+    return Grid(grid.scale, grid.zero_point + 255 - grid.high, 255 - grid.high, 255)
 
 
 def _number(value: float, like: Codes) -> Codes:

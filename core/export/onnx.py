@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from core.errors import ArchitectureError, ExportError
 from core.export.builder import INPUT, Builder, Function
 from core.export.containers import emit_contained
+from core.export.integer import raised
 from core.export.operators import COMPUTES, MOVES, arguments, source_of, static_shape, unsupported
 from core.export.packing import emit_weight
 from core.export.profiles import FORMATS, Format
@@ -67,11 +68,13 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """`codes` maps each activation quantizer (fx node name) to the 8-bit tensor that holds its result;
+    """`codes` maps each activation quantizer (fx node name) to the 8-bit tensor that holds its result,
+    `raised_by` to how much larger than the student's its codes are (see integer.raised);
     `layer_bytes` is what each layer's initializers take in the file."""
 
     model: onnx.ModelProto
     codes: dict[str, str]
+    raised_by: dict[str, int]
     layer_bytes: dict[str, int]
     clamped_biases: int
 
@@ -113,6 +116,7 @@ class _Emitter:
         self.builder = Builder(format.opset, format.ir_version)
         self.values: dict[fx.Node, Value] = {}
         self.codes: dict[str, str] = {}
+        self.raised_by: dict[str, int] = {}
         self.numbers: dict[float, str] = {}
         self.written: dict[str, list[str]] = {}
         self.clamped = 0
@@ -131,7 +135,7 @@ class _Emitter:
         except onnx.checker.ValidationError as error:  # our own mistake, never the user's
             raise ExportError(f"The exported file is not valid ONNX: {error}") from error
         codes = {node: renamed[name] for node, name in self.codes.items()}
-        return Exported(model, codes, self.layer_bytes(), self.clamped)
+        return Exported(model, codes, self.raised_by, self.layer_bytes(), self.clamped)
 
     def layer_bytes(self) -> dict[str, int]:
         """Of each layer, the size of the initializers that stand under its name."""
@@ -233,11 +237,15 @@ class _Emitter:
         floats, view = (value.floats, value.view) if late else (self.value(source), None)
         name = f"{str(node.target).rpartition('.')[2]}.codes"
         assert floats is not None
-        if value.codes is not None and self.format.integer_kernels:
+        high = None
+        if value.codes is not None and value.grid is not None and self.format.integer_kernels:
             # From grid to grid: QLinearAdd does it in one pass over integers.
             floats = b.node("Add", [floats, self.number(0.0)], f"{name}.same")
+            high = raised(grid, value.grid)
+        self.raised_by[node.name] = 255 - grid.high if high else 0
+        grid = high or grid
         codes = self.quantize(floats, grid, name, value.factor)
-        if quantizer.bits < 8:
+        if quantizer.bits < 8 and not high:
             bounds = [b.shared(bound, _code_type(grid)) for bound in (grid.low, grid.high)]
             codes = b.node("Clip", [codes, *bounds], f"{name}.clip")
         if view is not None:

@@ -8,6 +8,7 @@ quantizers around them into integer kernels where it has such kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from math import pi, sqrt
 from typing import Any, Protocol
@@ -158,6 +159,19 @@ def _pads(b: Builder, node: fx.Node, widths: Sequence[int]) -> str:
     return b.shared(before + after, np.int64)
 
 
+def repeat_pixels(b: Builder, node: fx.Node, x: str, zero: str) -> str:
+    sizes, larger = static_shape(source_of(node))[2:], static_shape(node)[2:]
+    if any(after % before for before, after in zip(sizes, larger, strict=True)):
+        raise unsupported(node, f"{sizes} to {larger} repeats some pixels more often than others")
+    options = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest", "nearest_mode": "floor"}
+    return b.node("Resize", [x, "", _scales(b, node)], node.name, **options)
+
+
+def _scales(b: Builder, node: fx.Node) -> str:
+    before, after = static_shape(source_of(node))[2:], static_shape(node)[2:]
+    return b.shared([1, 1, *(new / old for old, new in zip(before, after, strict=True))], np.float32)
+
+
 MOVES: dict[Any, Callable[[Builder, fx.Node, str, str], str]] = {
     aten.max_pool2d.default: max_pool,
     aten.reshape.default: reshape,
@@ -172,6 +186,7 @@ MOVES: dict[Any, Callable[[Builder, fx.Node, str, str], str]] = {
     aten.roll.default: roll,
     aten.pad.default: pad,
     aten.constant_pad_nd.default: pad,
+    aten.upsample_nearest2d.vec: repeat_pixels,
 }
 
 
@@ -406,6 +421,58 @@ def einsum(t: Tensors, node: fx.Node) -> str:
     return t.builder.node("Einsum", values, node.name, equation=str(node.args[0]).replace(" ", ""))
 
 
+def leaky_relu(t: Tensors, node: fx.Node) -> str:
+    (slope,) = arguments(node, 0.01)
+    return t.builder.node("LeakyRelu", [t.value(node.args[0])], node.name, alpha=float(slope))
+
+
+def reduction(kind: str) -> Operator:
+    def emit(t: Tensors, node: fx.Node) -> str:
+        axes, keep = arguments(node, None, False)[:2]
+        inputs = [t.value(node.args[0]), *([t.builder.shared(axes, np.int64)] if axes else [])]
+        return t.builder.node(kind, inputs, node.name, keepdims=int(keep))
+
+    return emit
+
+
+def group_norm(t: Tensors, node: fx.Node) -> str:
+    """Each group of channels is an instance of one channel; gain and offset are the channels' own."""
+    groups, weight, bias, epsilon = arguments(node, None, None, None, 1e-5)[:4]
+    b, shape = t.builder, static_shape(node)
+    grouped = b.shared([0, groups, -1], np.int64)
+    instances = b.node("Reshape", [t.value(node.args[0]), grouped], f"{node.name}.groups")
+    units = [b.shared(np.ones(groups), np.float32), b.shared(np.zeros(groups), np.float32)]
+    normed = b.node("InstanceNormalization", [instances, *units], f"{node.name}.normed", epsilon=epsilon)
+    result = b.node("Reshape", [normed, b.shared(shape, np.int64)], f"{node.name}.channels")
+    per_channel = b.shared([shape[1], *[1] * (len(shape) - 2)], np.int64)
+    for kind, parameter in (("Mul", weight), ("Add", bias)):
+        if parameter is not None:
+            value = b.node("Reshape", [t.value(parameter), per_channel], f"{node.name}.{kind}")
+            result = b.node(kind, [result, value], node.name)
+    return result
+
+
+def rms_norm(t: Tensors, node: fx.Node) -> str:
+    """x / sqrt(mean(x²) + ε) · w over the last dimensions."""
+    sizes, weight, epsilon = arguments(node, None, None, None)
+    b, x, name = t.builder, t.value(node.args[0]), node.name
+    epsilon = torch.finfo(torch.float32).eps if epsilon is None else epsilon
+    axes = b.shared(list(range(-len(sizes), 0)), np.int64)
+    squares = b.node("ReduceSum", [b.node("Mul", [x, x], f"{name}.squares"), axes], f"{name}.sum", keepdims=1)
+    means = b.node("Mul", [squares, b.shared(1 / math.prod(sizes), np.float32)], f"{name}.mean")
+    shifted = b.node("Add", [means, b.shared(epsilon, np.float32)], f"{name}.shifted")
+    normed = b.node("Div", [x, b.node("Sqrt", [shifted], f"{name}.rms")], name)
+    return normed if weight is None else b.node("Mul", [normed, t.value(weight)], f"{name}.scaled")
+
+
+def interpolate(t: Tensors, node: fx.Node) -> str:
+    """Bilinear or bicubic; torch's cubic has the coefficient -0.75, as ONNX's."""
+    kind = "linear" if node.target is aten.upsample_bilinear2d.vec else "cubic"
+    corners = "align_corners" if node.args[2] else "half_pixel"
+    inputs = [t.value(node.args[0]), "", _scales(t.builder, node)]
+    return t.builder.node("Resize", inputs, node.name, mode=kind, coordinate_transformation_mode=corners)
+
+
 COMPUTES: dict[Any, Operator] = {
     aten.relu.default: unary("Relu"),
     aten.hardtanh.default: clip,
@@ -433,6 +500,15 @@ COMPUTES: dict[Any, Operator] = {
     aten.expand.default: expand,
     aten.pad.default: pad_with_values,
     aten.constant_pad_nd.default: pad_with_values,
+    aten.leaky_relu.default: leaky_relu,
+    aten.neg.default: unary("Neg"),
+    aten.pow.Tensor_Scalar: binary("Pow"),
+    aten.sum.dim_IntList: reduction("ReduceSum"),
+    aten.amax.default: reduction("ReduceMax"),
+    aten.group_norm.default: group_norm,
+    aten.rms_norm.default: rms_norm,
+    aten.upsample_bilinear2d.vec: interpolate,
+    aten.upsample_bicubic2d.vec: interpolate,
 }
 
 
@@ -447,8 +523,8 @@ def check_operators(graph: fx.GraphModule) -> None:
         for node in graph.graph.nodes
         if node.op == "call_function"
         and node.target not in known
-        and shape_of(node) is not None
-        and getattr(node.target, "__name__", "") != "getitem"
+        and (shape_of(node) is not None or any(map(_is_getitem, node.users)))
+        and not _is_getitem(node)
     }
     if unknown:
         raise ArchitectureError(
@@ -456,3 +532,8 @@ def check_operators(graph: fx.GraphModule) -> None:
             code="unsupported_operator",
             field="architecture",
         )
+
+
+def _is_getitem(node: fx.Node) -> bool:
+    """Takes one of the tensors that an operator gives."""
+    return getattr(node.target, "__name__", "") == "getitem"

@@ -76,7 +76,10 @@ def compare(student: Student, exported: Exported, x_NCHW: Tensor) -> Parity:
     )
     results = open_session(model).run([OUTPUT, *names], {INPUT: as_input(x_NCHW)})
     tensors = {name: torch.from_numpy(value) for name, value in zip(names, results[1:], strict=True)}
-    codes = {node: tensors[name] for node, name in exported.codes.items()}
+    codes = {
+        node: tensors[name].to(torch.int32) - exported.raised_by[node]
+        for node, name in exported.codes.items()
+    }
     walk = _ForcedWalk(student.folded().cpu().eval().graph, codes)
     with torch.no_grad():
         logits = walk.run(x_NCHW.cpu().contiguous())
@@ -99,7 +102,7 @@ class _ForcedWalk(fx.Interpreter):
             return super().run_node(n)
         value = self.fetch_args_kwargs_from_env(n)[0][0]
         grid = quantizer.grid()
-        own, theirs = grid.codes(value), self.codes[n.name].to(torch.int32)
+        own, theirs = grid.codes(value), self.codes[n.name]
         steps = (own - theirs.view_as(own)).abs()
         name = str(n.target).rpartition(".")[2]
         self.tensors.append(

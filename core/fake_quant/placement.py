@@ -135,6 +135,7 @@ PASSTHROUGH: frozenset[Any] = frozenset(
         aten.split.Tensor,
         aten.split_with_sizes.default,
         aten.chunk.default,
+        aten.upsample_nearest2d.vec,
     }
 )
 # Attention scores stay float. ONNX Runtime fuses a quantized softmax into QLinearSoftmax, which is wrong

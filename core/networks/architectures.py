@@ -1,93 +1,56 @@
 """The registry: every architecture that a checkpoint may name, how to build it, what it expects.
 
-An allow-list. Names are `torchvision/<name>` for every classification network of torchvision and
-`cifar/resnet<depth>`. Run as a program, it writes the torch-free catalogue that the API serves:
+An allow-list, kept as data in `catalogue.json`. Names are `<origin>/<name>`; the origins are the modules
+of core.networks.origins. Run as a program, it writes the catalogue anew:
 
     python -m core.networks.architectures
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from core.errors import ArchitectureError
 from core.networks import catalogue
-from core.networks.cifar_resnet import DEPTHS, CifarResNet
+from core.networks.meta import without_memory
+from core.networks.origins import cifar, torchvision
+from core.networks.origins.base import ArchitectureDefaults, Origin, Shape
 
-Shape = tuple[int, int, int]
+__all__ = ["ArchitectureDefaults", "Shape"]
 
+ORIGINS = ("cifar", "torchvision", "timm")
 
-@dataclass(frozen=True, slots=True)
-class ArchitectureDefaults:
-    """What a network of this architecture expects unless the user says otherwise.
+# The float32 ONNX file, which results are compared with, must stay below protobuf's 2 GiB.
+MAX_PARAMETERS = 500_000_000
 
-    `input_shape` is (C, H, W); `mean` and `std` normalize pixels scaled to [0, 1].
-    """
-
-    input_shape: Shape
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_classes: int
-
-
-_CIFAR = ArchitectureDefaults((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 10)
-
-# The official files of these two were trained on pixels normalized to [-1, 1]; torchvision keeps
-# ImageNet's mean and std at the door and undoes them inside (`transform_input`). Without that detour
-# the same function has mean = std = 0.5.
-_INCEPTION_LIKE = ("googlenet", "inception_v3")
-
-# Auxiliary classifiers serve training alone; they are not built, and their weights are dropped.
-_TRAINING_ONLY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-
-# torchvision's own published files carry names from before its modules were renamed.
-_RENAMED: Mapping[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
-    "densenet": (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"), r"\1\2"),
-    "vit": (re.compile(r"\.mlp\.linear_([12])\."), lambda m: f".mlp.{3 * (int(m[1]) - 1)}."),
-}
+# A number of classes that no other dimension of any network has.
+MARKED_CLASSES = 10_007
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every architecture there is, sorted by family."""
-    cifar = tuple(f"cifar/resnet{depth}" for depth in DEPTHS)
-    return cifar + tuple(f"torchvision/{name}" for name in torchvision.models.list_models(torchvision.models))
+    """Every architecture there is, in the catalogue's order."""
+    return tuple(entry["name"] for entry in catalogue.load())
 
 
 @cache
 def defaults(name: str) -> ArchitectureDefaults:
     """Expected input and classes of the architecture. Raises ArchitectureError for unknown names."""
     origin, short = _split(name)
-    if origin == "cifar":
-        return _CIFAR
-    # Only the description of the default weights is read; nothing is downloaded.
-    weights = torchvision.models.get_model_weights(short).DEFAULT
-    preset = weights.transforms()
-    side = preset.crop_size[0]
-    mean, std = tuple(preset.mean), tuple(preset.std)
-    if short in _INCEPTION_LIKE:
-        mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return ArchitectureDefaults((3, side, side), mean, std, len(weights.meta["categories"]))
+    return origin.defaults(short)
 
 
 def family(name: str) -> str:
     """Which kind of network it is: `resnet`, `vision_transformer`, …; `cifar_resnet`."""
     origin, short = _split(name)
-    if origin == "cifar":
-        return "cifar_resnet"
-    return str(torchvision.models.get_model_builder(short).__module__).rpartition(".")[2]
+    return origin.family(short)
 
 
 def build(
@@ -103,143 +66,136 @@ def build(
     """
     origin, short = _split(name)
     known = defaults(name)
-    classes = num_classes or known.num_classes
-    channels, height, width = input_shape or (in_channels, *known.input_shape[1:])
-    if origin == "cifar":
-        return CifarResNet(int(short.removeprefix("resnet")), classes, channels).eval()
-    if channels != 3:
-        raise ArchitectureError(
-            f"{name} takes images of 3 channels, not {channels}. "
-            "Only the cifar/* networks can be built for other numbers of channels.",
-            code="invalid_input_shape",
-            field="input_shape",
-        )
-    options: dict[str, Any] = {"num_classes": classes}
-    if short in _INCEPTION_LIKE:
-        # Their truncated-normal initialization takes a minute on a CPU.
-        options |= {"aux_logits": False, "init_weights": False, "transform_input": False}
-    if short.startswith("vit_"):
-        if height != width:
-            raise _wrong_size(name, f"takes square images, not {height}x{width}")
-        options["image_size"] = height
-    if short.startswith("maxvit"):
-        options["input_size"] = (height, width)
-    try:
-        network: nn.Module = torchvision.models.get_model(short, weights=None, **options)
-    except (ValueError, AssertionError) as error:
-        raise _wrong_size(name, f"cannot be built for images of {height}x{width}: {error}") from error
-    return network.eval()
+    classes = num_classes or known.num_classes or 0
+    return origin.build(short, classes, input_shape or (in_channels, *known.input_shape[1:])).eval()
 
 
 def skeleton(
     name: str, num_classes: int | None = None, in_channels: int = 3, input_shape: Shape | None = None
 ) -> nn.Module:
     """Like `build`, with parameters that have shapes but no memory: milliseconds for any size."""
-    with _without_memory():
+    with without_memory():
         return build(name, num_classes, in_channels, input_shape)
 
 
-# A number of classes that no other dimension of any network has.
-MARKED_CLASSES = 10_007
+def fill_buffers(name: str, network: nn.Module) -> None:
+    """Computes what a skeleton lacks and no checkpoint holds (indices, frequencies), in place."""
+    origin, _ = _split(name)
+    origin.fill_buffers(network)
 
 
 @cache
+def shapes(name: str) -> Mapping[str, torch.Size]:
+    """Of everything in a checkpoint of this architecture, its default input, MARKED_CLASSES classes."""
+    return {key: value.shape for key, value in skeleton(name, MARKED_CLASSES).state_dict().items()}
+
+
 def head_keys(name: str) -> tuple[str, ...]:
     """Names of the parameters whose first dimension is the number of classes (the last layer's)."""
-    state = skeleton(name, MARKED_CLASSES).state_dict()
-    return tuple(key for key, value in state.items() if MARKED_CLASSES in value.shape[:1])
+    return tuple(key for key, shape in shapes(name).items() if MARKED_CLASSES in shape[:1])
 
 
-def stem_key(name: str) -> str:
-    """Name of the first convolution's weight [O, C, kH, kW]: its C is the image's channels."""
-    network = skeleton(name)
-    return next(f"{key}.weight" for key, module in network.named_modules() if isinstance(module, nn.Conv2d))
+def stem_key(name: str) -> str | None:
+    """The weight whose second dimension grows with the image's channels; None where they are fixed."""
+    origin, short = _split(name)
+    return origin.stem(short)
+
+
+def channels(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """Of the images that the checkpoint's first layer takes; None where it does not say."""
+    key = stem_key(name)
+    if key is None or key not in state or key not in shapes(name):
+        return None
+    expected, found = shapes(name)[key], state[key].shape
+    if len(found) != len(expected) or len(found) < 2:
+        return None
+    # A stem may read several pixels as channels of one.
+    count, rest = divmod(found[1] * defaults(name).input_shape[0], expected[1])
+    return count if count and not rest else None
 
 
 def modernize(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint under today's names: old spellings renamed, training-only weights dropped."""
-    short = name.rpartition("/")[2]
-    dropped = _TRAINING_ONLY.get(short, ())
-    renamed = {key: value for key, value in state.items() if not key.startswith(dropped or "\0")}
-    for prefix, (pattern, replacement) in _RENAMED.items():
-        if short.startswith(prefix):
-            renamed = {pattern.sub(replacement, key): value for key, value in renamed.items()}
-    return renamed
+    origin, short = _split(name)
+    return origin.modernize(short, state)
 
 
-def position_side(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """Side in pixels of the images that a vision transformer's position embedding was made for."""
-    embedding, patches = state.get("encoder.pos_embedding"), state.get("conv_proj.weight")
-    if not name.startswith("torchvision/vit_") or embedding is None or patches is None:
-        return None
-    if embedding.ndim != 3 or patches.ndim != 4:
-        return None
-    side = round(max(embedding.shape[1] - 1, 0) ** 0.5)
-    return side * patches.shape[-1] if side and side * side == embedding.shape[1] - 1 else None
+def image_size(name: str, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Height and width of the images that a vision transformer's position embedding was made for."""
+    origin, short = _split(name)
+    return origin.image_size(short, state, shapes(name))
 
 
-def _split(name: str) -> tuple[str, str]:
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+def _split(name: str) -> tuple[Origin, str]:
+    if not catalogue.knows(name):
         raise ArchitectureError(
-            f"Unknown architecture {name!r}.{hint} GET /v1/architectures lists all of them.",
-            field="architecture",
+            f"Unknown architecture {name!r}. {catalogue.advice(name)}", field="architecture"
         )
     origin, _, short = name.partition("/")
-    return origin, short
+    return _origin(origin), short
 
 
-def _wrong_size(name: str, reason: str) -> ArchitectureError:
-    return ArchitectureError(f"{name} {reason}", code="invalid_input_shape", field="input_shape")
+def _origin(name: str) -> Origin:
+    if name == "cifar":
+        return cifar
+    if name == "torchvision":
+        return torchvision
+    from core.networks.origins import timm  # takes half a second, which other networks need not wait for
+
+    return timm
 
 
-class _MetaParameters(TorchFunctionMode):
-    """Puts on the meta device what modules allocate for parameters, and nothing else.
-
-    torch.device("meta") would also move the small tables that some networks compute while they are
-    built (RegNet its widths, Swin its index tables), whose values are needed.
-    """
-
-    _ALLOCATORS = (torch.empty, torch.zeros, torch.ones)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in self._ALLOCATORS and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
+# --- the catalogue --------------------------------------------------------------------------------
 
 
-@contextmanager
-def _without_memory() -> Iterator[None]:
-    with _MetaParameters(), torch.no_grad():
-        yield
+def candidates(origin: str) -> tuple[str, ...]:
+    """Every name that the origin's library has, offered or left out."""
+    return tuple(f"{origin}/{short}" for short in _origin(origin).names())
 
 
-def catalogue_entries() -> list[dict[str, Any]]:
-    """What `catalogue.json` must hold."""
-    entries = []
-    for name in names():
-        known = defaults(name)
-        entries.append(
-            {
-                "name": name,
-                "family": family(name),
-                "parameters": sum(p.numel() for p in skeleton(name).parameters()),
-                "input_shape": list(known.input_shape),
-                "mean": list(known.mean),
-                "std": list(known.std),
-                "num_classes": known.num_classes,
-            }
-        )
-    return entries
+def describe(name: str) -> dict[str, Any]:
+    """The catalogue's entry for a candidate."""
+    origin_name, _, short = name.partition("/")
+    origin = _origin(origin_name)
+    known = origin.defaults(short)
+    with without_memory():
+        network = origin.build(short, MARKED_CLASSES, known.input_shape)
+    return {
+        "name": name,
+        "family": origin.family(short),
+        "parameters": sum(_size(parameter.shape, known.num_classes) for parameter in network.parameters()),
+        "input_shape": list(known.input_shape),
+        "mean": list(known.mean),
+        "std": list(known.std),
+        "num_classes": known.num_classes,
+        "tags": list(origin.tags(short)),
+        "keys": catalogue.fingerprint(network.state_dict()),
+    }
+
+
+def _size(shape: torch.Size, classes: int | None) -> int:
+    return prod(shape[1:]) * (classes or 0) if MARKED_CLASSES in shape[:1] else prod(shape)
 
 
 def main() -> None:
-    lines = ",\n".join(json.dumps(entry) for entry in catalogue_entries())
-    catalogue.PATH.write_text(f"[\n{lines}\n]\n")
+    entries: list[str] = []
+    left_out: dict[str, str] = {}
+    for name in (name for origin in ORIGINS for name in candidates(origin)):
+        origin, _, short = name.partition("/")
+        reason = _origin(origin).left_out(short)
+        if reason is None:
+            entry = describe(name)
+            if entry["parameters"] > MAX_PARAMETERS:
+                count = entry["parameters"]
+                reason = f"it has {count:,} parameters; at most {MAX_PARAMETERS:,} can be exported"
+        if reason is None:
+            entries.append(json.dumps(entry))
+        else:
+            left_out[name] = reason
+    file = ",\n".join(entries)
+    catalogue.PATH.write_text(
+        f'{{"architectures": [\n{file}\n],\n"left_out": {json.dumps(left_out, indent=0)}}}\n'
+    )
 
 
 if __name__ == "__main__":

@@ -4,54 +4,82 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from core.networks import architectures, catalogue
 
 _SECONDS = 2.0
-_SIZE_RATIO = 5  # how far another last layer can change the number of parameters
-_COUNTER = ".num_batches_tracked"
-_STATISTICS = (_COUNTER, ".running_mean", ".running_var")
+_SHOWN = 3
+_STATISTICS = (catalogue.COUNTER, ".running_mean", ".running_var")
 
 
-def guess_architecture(state: Mapping[str, Tensor]) -> str | None:
-    """The registry's architecture with exactly these names and shapes, or None.
+def guess_architectures(state: Mapping[str, Tensor], said: str) -> list[str]:
+    """The registry's architectures with exactly these names and shapes, at most three: the one that was
+    said, then the likeliest.
 
-    The last layer's width, the image's channels and the counters of batch normalization may differ.
-    Those of nearly the same size are tried first; after two seconds it gives up, since this only
-    makes an error message better.
+    The last layer's width, the image's channels and size, and the counters of batch normalization may
+    differ. The catalogue knows which architectures have these names; only those are built, those of
+    nearly the same size first and of the smaller libraries before timm. After two seconds it stops,
+    since this only makes an error message better.
     """
     deadline = time.monotonic() + _SECONDS
-    size = sum(value.numel() for key, value in state.items() if not key.endswith(_STATISTICS))
-    near = [e for e in catalogue.load() if size < _SIZE_RATIO * e["parameters"] < size * _SIZE_RATIO**2]
-    for entry in sorted(near, key=lambda entry: abs(entry["parameters"] - size)):
-        if time.monotonic() > deadline:
-            return None
-        name: str = entry["name"]
+    found: list[str] = []
+    for name in _likeliest_first(_candidates(state), state, said):
+        if len(found) == _SHOWN or time.monotonic() > deadline:
+            break
         if _fits(name, architectures.modernize(name, state)):
-            return name
-    return None
+            found.append(name)
+    return found
+
+
+def _candidates(state: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    plain, found = catalogue.fingerprint(state), []
+    for entry in catalogue.load():
+        name: str = entry["name"]
+        if name.startswith("torchvision/"):  # the one library whose files may have old names
+            renamed = architectures.modernize(name, state)
+            keys = plain if renamed.keys() == state.keys() else catalogue.fingerprint(renamed)
+        else:
+            keys = plain
+        if keys == entry["keys"]:
+            found.append(entry)
+    return found
+
+
+def _likeliest_first(candidates: list[dict[str, Any]], state: Mapping[str, Tensor], said: str) -> list[str]:
+    """By how much the number of parameters differs, as if the last layer had the candidate's own classes."""
+    if not candidates:
+        return []
+    heads = architectures.head_keys(candidates[0]["name"])  # the same names in all of them, or nearly
+    last = [state[key] for key in heads if key in state and state[key].ndim]
+    body = sum(v.numel() for k, v in state.items() if k not in heads and not k.endswith(_STATISTICS))
+    a_class = sum(value[0].numel() for value in last if len(value))
+
+    def order(entry: dict[str, Any]) -> tuple[bool, int, bool]:
+        name: str = entry["name"]
+        expected = body + (entry["num_classes"] or 0) * a_class
+        return name != said, abs(entry["parameters"] - expected), name.startswith("timm/")
+
+    return [entry["name"] for entry in sorted(candidates, key=order)]
 
 
 def _fits(name: str, state: Mapping[str, Tensor]) -> bool:
-    expected = architectures.skeleton(name, architectures.MARKED_CLASSES).state_dict()
-    if _weights(expected) != _weights(state):
-        return False
-    return all(_same(expected[key], value, name) for key, value in state.items() if key in expected)
+    expected, stem = architectures.shapes(name), architectures.stem_key(name)
+    return all(
+        _same(expected[key], value.shape, is_stem=key == stem)
+        for key, value in state.items()
+        if key in expected
+    )
 
 
-def _same(expected: Tensor, value: Tensor, name: str) -> bool:
-    if expected.shape == value.shape:
+def _same(expected: tuple[int, ...], found: tuple[int, ...], *, is_stem: bool) -> bool:
+    if expected == found:
         return True
-    if expected.ndim != value.ndim:
+    if len(expected) != len(found):
         return False
-    last_layer = architectures.MARKED_CLASSES in expected.shape[:1] and expected.shape[1:] == value.shape[1:]
-    # Only the first convolution of a CIFAR network has three input channels.
-    first_layer = name.startswith("cifar/") and expected.ndim == 4 and expected.shape[1] == 3
-    position_embedding = expected.ndim == 3 and expected.shape[::2] == value.shape[::2]
+    last_layer = architectures.MARKED_CLASSES in expected[:1] and expected[1:] == found[1:]
+    first_layer = is_stem and expected[:1] + expected[2:] == found[:1] + found[2:]
+    position_embedding = len(expected) == 3 and expected[::2] == found[::2]
     return last_layer or first_layer or position_embedding
-
-
-def _weights(state: Mapping[str, Tensor]) -> set[str]:
-    return {key for key in state if not key.endswith(_COUNTER)}

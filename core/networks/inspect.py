@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from core.errors import ArchitectureError, CheckpointError
 from core.networks import architectures
 from core.networks.architectures import ArchitectureDefaults, Shape
-from core.networks.guess import guess_architecture
+from core.networks.catalogue import COUNTER
+from core.networks.guess import guess_architectures
 from core.networks.load import load_state_dict
 from core.spec import NetworkSpec
 
 MAX_SIDE = 1024  # pixels; the largest default is 600
 MAX_CHANNELS = 64
 _SHOWN = 5
-# BN counts batches for training only; old checkpoints lack the counter.
-_OPTIONAL = ".num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,12 @@ def load_network(path: Path, spec: NetworkSpec) -> LoadedNetwork:
     input_shape = _input_shape(spec, known, state)
     num_classes = _num_classes(spec, known, state)
     network = architectures.skeleton(name, num_classes, input_shape=input_shape)
+    state = _without_computed(network, state)
     _check_match(name, network.state_dict(), state, has_classes=spec.num_classes is not None)
     _check_statistics(state)
     _check_names(spec, num_classes)
     _assign(network, state)
+    architectures.fill_buffers(name, network)
     _check_forward(network, input_shape, num_classes)
     mean = _per_channel("mean", spec.mean, known.mean, input_shape[0])
     std = _per_channel("std", spec.std, known.std, input_shape[0])
@@ -74,14 +75,10 @@ def _input_shape(spec: NetworkSpec, known: ArchitectureDefaults, state: Mapping[
                 field="input_shape",
             )
         return channels, height, width
-    channels, height, width = known.input_shape
-    side = architectures.position_side(spec.architecture, state)
-    if side is not None and side <= MAX_SIDE:
-        height = width = side
-    stem = state.get(architectures.stem_key(spec.architecture))
-    if spec.architecture.startswith("cifar/") and stem is not None and stem.ndim == 4:
-        channels = stem.shape[1]
-    return channels, height, width
+    channels, *size = known.input_shape
+    found = architectures.image_size(spec.architecture, state)
+    height, width = found if found is not None and max(found) <= MAX_SIDE else size
+    return architectures.channels(spec.architecture, state) or channels, height, width
 
 
 def _num_classes(spec: NetworkSpec, known: ArchitectureDefaults, state: Mapping[str, Tensor]) -> int:
@@ -92,7 +89,23 @@ def _num_classes(spec: NetworkSpec, known: ArchitectureDefaults, state: Mapping[
     }
     if len(found) == 1 and spec.num_classes is None:
         return max(1, found.pop())
-    return spec.num_classes or known.num_classes
+    classes = spec.num_classes or known.num_classes
+    if classes is None:
+        heads = architectures.head_keys(spec.architecture)
+        raise CheckpointError(
+            f"The checkpoint has no classifier ({_shown(list(heads))}), and {spec.architecture} is published "
+            "without one. Upload the network with the classifier that it was fine-tuned with.",
+            code="missing_keys",
+            field="file",
+        )
+    return classes
+
+
+def _without_computed(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint without the tables that the network computes itself; older files hold some."""
+    expected = network.state_dict()
+    computed = {key for key, _ in network.named_buffers()} - expected.keys()
+    return {key: value for key, value in state.items() if key not in computed}
 
 
 def _check_names(spec: NetworkSpec, num_classes: int) -> None:
@@ -108,7 +121,7 @@ def _check_names(spec: NetworkSpec, num_classes: int) -> None:
 def _check_match(
     name: str, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, has_classes: bool
 ) -> None:
-    missing = [key for key in expected if key not in state and not key.endswith(_OPTIONAL)]
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTER)]
     unexpected = [key for key in state if key not in expected]
     shapes = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if not missing and not unexpected and not shapes:
@@ -140,11 +153,17 @@ def _check_match(
 
 
 def _advice(name: str, state: Mapping[str, Tensor]) -> str:
-    guess = guess_architecture(state)
-    if guess == name:
+    said = name.partition(".")[0]
+    fitting = guess_architectures(state, said)
+    if said in fitting:
         return "The weights fit this architecture with another num_classes or input_shape: leave those out."
-    if guess is not None:
-        return f"The weights fit {guess}: upload them with architecture={guess}."
+    if len(fitting) == 1:
+        return f"The weights fit {fitting[0]}: upload them with architecture={fitting[0]}."
+    if fitting:
+        return (
+            f"The weights fit {' and '.join(fitting)} alike, which need not compute the same: upload them "
+            f"with the one that they were trained as, for example architecture={fitting[0]}."
+        )
     return (
         "Check the architecture, and that the file is the plain state dict of that very network "
         "(GET /v1/architectures lists what can be named)."

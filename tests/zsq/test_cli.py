@@ -56,6 +56,7 @@ class Fake(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.answers: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.bodies: dict[str, bytes] = {}
+        self.queries: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -63,7 +64,8 @@ class Answer(BaseHTTPRequestHandler):
     server: Fake
 
     def _answer(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
+        self.server.queries[path] = query
         self.server.bodies[path] = self.rfile.read(int(self.headers["content-length"] or 0))
         answers = self.server.answers.get(
             (self.command, path), [(404, {"code": "not_found", "detail": "No."})]
@@ -242,7 +244,7 @@ def test_lists_show_what_there_is(fake: Fake) -> None:
             (200, {"items": [{"name": "zaq", "summary": "Adversarial."}], "next": None})
         ],
         ("GET", "/v1/architectures"): [
-            (200, {"items": [{"name": "cifar/resnet8"}, {"name": "torchvision/vit"}]})
+            (200, {"items": [{"name": "cifar/resnet8", "input_shape": [3, 32, 32]}]})
         ],
     }
     assert "job_1  running  40%" in run("jobs", "list").output
@@ -250,10 +252,10 @@ def test_lists_show_what_there_is(fake: Fake) -> None:
     assert "ckpt_1" in checkpoints and "rejected" in checkpoints and "2.0 KiB" in checkpoints
     assert run("datasets", "list").output == "None yet.\n"
     assert "Adversarial." in run("methods").output
-    assert (
-        "resnet8" in run("architectures", "cifar").output
-        and "vit" not in run("architectures", "cifar").output
-    )
+    assert "cifar/resnet8  3×32×32" in run("architectures", "cifar").output
+    assert fake.queries["/v1/architectures"] == "contains=cifar"
+    run("architectures")
+    assert fake.queries["/v1/architectures"] == ""
     assert json.loads(run("jobs", "list", "--json").stdout) == [job("running")]
 
 

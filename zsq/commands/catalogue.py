@@ -29,9 +29,9 @@ def architectures(
     as_json: Json = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """List the networks that a checkpoint may hold."""
+    """List the networks that a checkpoint may hold; --json adds the defaults and tags of each."""
     with connect(server) as client:
-        found = [item for item in client.architectures() if contains in str(item.get("name", ""))]
+        found = client.architectures(contains)
     if as_json:
         print_json(found)
         return

@@ -168,7 +168,22 @@ $("quantize").addEventListener("submit", async (event) => {
 
 $("more").addEventListener("click", () => { shown += 20; refresh().catch(() => {}); });
 
-api("/v1/architectures").then((page) => {
-  $("architectures").replaceChildren(...page.items.map((each) => new Option(each.name)));
-}).catch(() => {});
+// There are more than a thousand architectures: asked for once the field is used, offered as far as they
+// contain what was typed, the shortest names first.
+const OFFERED = 50;
+let architectures = null;
+
+async function offerArchitectures() {
+  architectures ??= api("/v1/architectures").then((page) => page.items.map((each) => each.name));
+  const typed = $("architecture").value.trim().toLowerCase();
+  const found = (await architectures).filter((name) => name.includes(typed));
+  if (typed) found.sort((one, other) => one.length - other.length);
+  $("architectures").replaceChildren(...found.slice(0, OFFERED).map((name) => new Option(name)));
+}
+
+for (const event of ["focus", "input"]) {
+  $("architecture").addEventListener(event, () => {
+    offerArchitectures().catch(() => { architectures = null; }); // the next use tries again
+  });
+}
 poll();

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from core.spec import METHOD_CONFIGS
@@ -22,7 +23,30 @@ def test_every_method_is_described(api: Api) -> None:
 
 
 def test_every_architecture_can_be_named_in_an_upload(api: Api) -> None:
-    items = api.http.get("/v1/architectures").json()["items"]
-    assert {"cifar/resnet20", "torchvision/resnet18"} <= {item["name"] for item in items}
-    for item in items[:3]:
-        assert api.upload(item["name"].encode(), architecture=item["name"])["architecture"] == item["name"]
+    items = {item["name"]: item for item in api.http.get("/v1/architectures").json()["items"]}
+    assert {"cifar/resnet20", "torchvision/resnet18", "timm/tf_efficientnet_lite0"} <= items.keys()
+    tagged = f"timm/resnet50.{items['timm/resnet50']['tags'][0]}"
+    for name in (*list(items)[:3], list(items)[-1], tagged):
+        assert api.upload(name.encode(), architecture=name)["architecture"] == name
+
+
+def test_architectures_by_a_part_of_the_name(api: Api) -> None:
+    items = api.http.get("/v1/architectures", params={"contains": "EfficientNet_lite"}).json()["items"]
+    assert len(items) > 5 and all("efficientnet_lite" in item["name"] for item in items)
+    assert api.http.get("/v1/architectures", params={"contains": "no such"}).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("resnet50", "torchvision/resnet50 or timm/resnet50"),
+        ("timm/resnet_50", "Did you mean timm/resnet50"),
+        ("timm/resnet50.no_such_tag", "timm/resnet50.a1_in1k"),
+        ("timm/vit_7b_patch16_dinov3", "left out: it has 6,716,030,976 parameters"),
+        ("x" * 1000, "GET /v1/architectures lists all of them"),
+    ],
+)
+def test_an_unknown_architecture_is_refused_with_advice(api: Api, name: str, advice: str) -> None:
+    response = api.http.post("/v1/checkpoints", files={"file": b"weights"}, data={"architecture": name})
+    assert response.status_code == 422
+    assert advice in response.text

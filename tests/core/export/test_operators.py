@@ -63,6 +63,22 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "attention with a scale": lambda x: F.scaled_dot_product_attention(x, x * 2, x + 1, scale=0.1),
     "roll": lambda x: torch.roll(x, (-5, 3), (2, 3)),
     "constants": lambda x: x + torch.linspace(-1, 1, 12).view(1, 1, 12, 1) * 2,
+    "leaky relu": lambda x: F.leaky_relu(x) + F.leaky_relu(x, 0.2),
+    "minus, power": lambda x: -(x**2) + (F.relu(x) + 1) ** 0.5,
+    "sums": lambda x: x.sum((1, 3), keepdim=True) + x.sum(2)[:, :, None],
+    "largest": lambda x: x.amax(1, keepdim=True) + x.amax((2, 3))[..., None, None],
+    "of the whole batch": lambda x: x + x.amax() - x.sum((0, 1, 2, 3)),
+    "group norm": lambda x: F.group_norm(x, 3, torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 0.0, 1.0])),
+    "group norm of vectors": lambda x: F.group_norm(x.flatten(2), 1, eps=1e-3),
+    "rms norm": lambda x: F.rms_norm(x, (12,), torch.linspace(-1, 1, 12)) + F.rms_norm(x, (12, 12), eps=1e-3),
+    "larger, nearest": lambda x: F.interpolate(x, scale_factor=2) * F.interpolate(x, size=(24, 24)),
+    "larger, nearest, oblong": lambda x: F.interpolate(x, size=(12, 36)),
+    "larger, bilinear": lambda x: F.interpolate(x, size=(24, 30), mode="bilinear"),
+    "larger, bilinear to the corners": lambda x: F.interpolate(
+        x, size=(24, 30), mode="bilinear", align_corners=True
+    ),
+    "smaller, bilinear": lambda x: F.interpolate(x, size=(7, 5), mode="bilinear"),
+    "larger, bicubic": lambda x: F.interpolate(x, size=(25, 17), mode="bicubic"),
 }
 
 
@@ -100,6 +116,7 @@ def test_onnx_gives_what_torch_gives(name: str, profile: str) -> None:
         lambda x: F.avg_pool2d(x, 2, divisor_override=3),
         lambda x: torch.add(x, x, alpha=2),
         lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        lambda x: F.interpolate(x, size=(18, 12)),
     ],
 )
 def test_what_would_come_out_wrong_is_refused(function: Callable[[Tensor], Tensor]) -> None:
@@ -115,6 +132,11 @@ def test_unknown_operators_are_named_before_a_job_begins() -> None:
     assert caught.value.code == "unsupported_operator"
     assert "erf" in caught.value.detail
     assert "cumsum" in caught.value.detail
+
+
+def test_an_operator_with_several_results_is_named_too() -> None:
+    with pytest.raises(ArchitectureError, match="topk"):
+        check_operators(trace(Operator(lambda x: torch.topk(x, 2)[0]), small.SHAPE))
 
 
 @pytest.mark.parametrize("name", small.NETWORKS)

@@ -101,20 +101,6 @@ def test_a_forward_pass_that_depends_on_data_is_refused() -> None:
     assert caught.value.field == "architecture"
 
 
-def test_a_layer_that_computes_its_weight_is_refused() -> None:
-    class Normed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(4, 3, 1, 1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.conv2d(x, self.weight / self.weight.norm()).mean((2, 3))
-
-    with pytest.raises(ArchitectureError) as caught:
-        trace(Normed(), (3, 4, 4))
-    assert caught.value.code == "architecture_not_traceable"
-
-
 @torch.no_grad()
 def test_what_depends_on_parameters_alone_is_one_constant() -> None:
     class Biased(nn.Module):
