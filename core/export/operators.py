@@ -227,14 +227,9 @@ def vector_norm(t: Tensors, node: fx.Node) -> str:
     return reduce(t.builder, "ReduceL2", t.value(node.args[0]), axes, keep, node.name)
 
 
-def reduce(b: Builder, kind: str, x: str, axes: Sequence[int] | None, keep: bool, name: str) -> str:
-    """A reduction over `axes`, all of them without any.
-
-    The axes were an attribute before opset 18, those of ReduceSum before 13.
-    """
-    if not axes:
-        return b.node(kind, [x], name, keepdims=int(keep))
-    if b.opset < 18 and kind != "ReduceSum":
+def reduce(b: Builder, kind: str, x: str, axes: Sequence[int], keep: bool, name: str) -> str:
+    """A reduction; its axes were an attribute before opset 18 (13 for ReduceSum)."""
+    if b.opset < (13 if kind == "ReduceSum" else 18):
         return b.node(kind, [x], name, axes=list(axes), keepdims=int(keep))
     return b.node(kind, [x, b.shared(axes, np.int64)], name, keepdims=int(keep))
 
@@ -434,6 +429,7 @@ def leaky_relu(t: Tensors, node: fx.Node) -> str:
 def reduction(kind: str) -> Operator:
     def emit(t: Tensors, node: fx.Node) -> str:
         axes, keep = arguments(node, None, False)[:2]
+        axes = axes or list(range(len(static_shape(source_of(node)))))
         return reduce(t.builder, kind, t.value(node.args[0]), axes, keep, node.name)
 
     return emit
