@@ -156,6 +156,7 @@ EPILOGUES: frozenset[Any] = frozenset(
         aten.silu.default,
         aten.hardswish.default,
         aten.gelu.default,
+        aten.leaky_relu.default,
         aten.sigmoid.default,
         aten.hardsigmoid.default,
         aten.tanh.default,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from core.networks.fold_bn import fold_bn
 from core.networks.inspect import LoadedNetwork
 from core.networks.macs import layer_macs
 from core.reporting import Measured, assemble, metadata
-from core.spec import BitSpec, LayerBits, MinMaxConfig, QuantizationSpec
+from core.spec import BitSpec, ExportConfig, LayerBits, MinMaxConfig, QuantizationSpec
 from tests.core import small
 
 
@@ -29,16 +30,23 @@ def loaded() -> LoadedNetwork:
     return LoadedNetwork(small.network("plain"), small.SHAPE, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 5, inspection)
 
 
-def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0, no_int8: str | None = None) -> Report:
-    student = small.student("plain", bits)
-    exported = export_student(student, small.SHAPE, small.CLASSES, {})
+def assembled(
+    tmp_path: Path,
+    bits: BitSpec,
+    clamped: int = 0,
+    no_int8: str | None = None,
+    profile: Any = "packed",
+    integer_share: float = 1.0,
+) -> Report:
+    student = small.student("plain", bits, profile=profile)
+    exported = export_student(student, small.SHAPE, small.CLASSES, {}, profile)
     macs = layer_macs(student.graph)
     latency = {"float32": Latency(4.0, 5.0, 4.0, 9), "quantized": Latency(2.0, 3.0, 2.0, 9)}
     if no_int8 is None:
         latency["onnxruntime_int8"] = Latency(2.5, 3.5, 2.5, 9)
     measured = Measured(
         parity=Parity([TensorParity(f"x{n}", 100, n, min(n, 1)) for n in range(8)], 1e-7, 16),
-        realized=Realized(dict.fromkeys(macs, "QLinearConv"), 1.0, {}, 0),
+        realized=Realized(dict.fromkeys(macs, "QLinearConv"), integer_share, {}, 0),
         latency={1: latency, 0: latency},
         no_onnxruntime_int8=no_int8,
         exported=replace(exported, clamped_biases=clamped),
@@ -48,7 +56,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0, no_int8: str | No
         macs=macs,
     )
     return assemble(
-        spec=QuantizationSpec(bits, MinMaxConfig(), seed=3),
+        spec=QuantizationSpec(bits, MinMaxConfig(), ExportConfig(profile), seed=3),
         loaded=loaded(),
         architecture="cifar/resnet8",
         checkpoint_sha256="cd",
@@ -144,6 +152,24 @@ def test_differing_integers_are_counted_and_the_worst_tensors_named(tmp_path: Pa
 def test_eight_bit_weights_are_warned_of_and_narrower_ones_are_not(tmp_path: Path) -> None:
     assert any("saturate" in note for note in assembled(tmp_path, BitSpec(8, 8)).notes)
     assert assembled(tmp_path, BitSpec(4, 4)).notes == ["A note."]
+
+
+@pytest.mark.parametrize(("profile", "whom"), [("tensorrt", "TensorRT"), ("qdq", "compilers")])
+def test_what_onnxruntime_computes_in_float_of_a_file_for_others_is_told(
+    tmp_path: Path, profile: str, whom: str
+) -> None:
+    notes = assembled(tmp_path, BitSpec(4, 8), profile=profile, integer_share=0.25).notes
+    assert any(whom in note and "75.0% of its multiply-accumulates in float" in note for note in notes)
+    assert assembled(tmp_path, BitSpec(4, 8), profile=profile).notes == ["A note."]
+
+
+def test_the_ideal_size_counts_a_zero_point_only_where_there_is_one(tmp_path: Path) -> None:
+    packed, portable = (
+        assembled(tmp_path, BitSpec(4, 8), profile=profile) for profile in ("packed", "portable")
+    )
+    rows = sum(layer.shape[0] for layer in packed.layers)
+    assert packed.artifact.ideal_bytes - portable.artifact.ideal_bytes == rows
+    assert packed.artifact.profile == "packed" and portable.artifact.profile == "portable"
 
 
 def test_clamped_biases_are_told(tmp_path: Path) -> None:

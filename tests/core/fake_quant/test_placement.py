@@ -68,7 +68,7 @@ def test_a_layer_that_something_else_reads_too_is_rounded_before_it_is_added() -
     assert set(place(graph, BitSpec(3, 8)).stored) - set(found.stored) == {"a"}
 
 
-@pytest.mark.parametrize("function", [F.silu, F.hardswish, F.gelu, torch.sigmoid, torch.tanh])
+@pytest.mark.parametrize("function", [F.silu, F.hardswish, F.gelu, F.leaky_relu, torch.sigmoid, torch.tanh])
 def test_a_layer_is_not_rounded_before_its_activation_function(function: Callable[[Tensor], Tensor]) -> None:
     graph = fold_bn(trace(Body(lambda m, x: F.relu(m.b(function(m.a(F.relu(m.c(x))))))), (3, 8, 8)))
     found = place(graph, BitSpec(3, 8), float_epilogues=True)
