@@ -112,9 +112,6 @@ def made(
     teacher = trace(network, shape)
     student = build_student(teacher, BitSpec.parse(bits)).eval()
     context = RunContext(scratch, device=torch.device("cpu"))
-    config = (
-        MinMaxConfig(images=16, iterations=30) if shape[1] > 96 else MinMaxConfig(images=32, iterations=20)
-    )
     registry.run(teacher, student, config, context)
     exported = export_student(student, shape, classes, {})
     onnx.save(exported.model, scratch / "model.onnx")
