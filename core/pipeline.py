@@ -89,10 +89,12 @@ class PipelineResult:
 def inspect_checkpoint(checkpoint: CheckpointInput) -> dict[str, Any]:
     """What the checkpoint holds. Raises CheckpointError and ArchitectureError.
 
-    Traces the network too, so that what cannot be captured is refused here and not in a job.
+    Traces and exports the network too, so that what cannot be done is refused here and not in a job.
     """
     loaded = load_network(checkpoint.path, checkpoint.network)
-    check_operators(trace(loaded.network, loaded.input_shape))
+    graph = trace(loaded.network, loaded.input_shape)
+    check_operators(graph)
+    export_float(graph, loaded.input_shape, loaded.num_classes, {})
     return loaded.inspection
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student, absorbed
-from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
+from core.fake_quant.modules import LARGEST_BIAS, ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.placement import is_passthrough
 from core.networks.graph import module_of
 
@@ -125,7 +125,8 @@ def _accumulate(layer: QuantConv2d | QuantLinear, x: Codes) -> Sums:
     step = x.grid.scale * grid.scale
     bias = layer.low_bit_bias()
     if bias is not None:
-        bias = torch.round(bias.double() / step.double()).to(torch.float32)
+        steps = torch.round(bias.double() / step.double())
+        bias = steps.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(torch.float32)
     if isinstance(layer, QuantLinear):
         return Sums(nn.functional.linear(x.centered, weight, bias), step)
     return Sums(layer._conv_forward(x.centered, weight, bias), step.view(-1, 1, 1))

@@ -28,7 +28,7 @@ from core.export.packing import emit_weight
 from core.export.profiles import FORMATS, Format
 from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student, absorbed
-from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
+from core.fake_quant.modules import LARGEST_BIAS, ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.placement import SPLITS, is_passthrough
 from core.networks.graph import BatchNorm, module_of, shape_of
 from core.spec import PROFILES
@@ -406,9 +406,10 @@ class _Emitter:
         """A bias [O] or [O, 1, 1] in int32 steps of input scale × weight scale, as float tensor."""
         b, step = self.builder, input_scale * weight_scale
         steps = torch.round(bias.double() / step.double().view(-1, *[1] * (bias.dim() - 1)))
-        limit = 2.0**31 - 1
-        self.clamped += int((steps.abs() > limit).sum())
-        integers = b.constant(steps.clamp(-limit, limit).numpy().astype(np.int32), f"{name}.bias")
+        self.clamped += int((steps.abs() > LARGEST_BIAS).sum())
+        integers = b.constant(
+            steps.clamp(-LARGEST_BIAS, LARGEST_BIAS).numpy().astype(np.int32), f"{name}.bias"
+        )
         if self.format.containers is None:
             factor = b.shared(float(input_scale), np.float32)
             return b.call(_BIAS, [integers, scale, factor], f"{name}.bias.float")[0]

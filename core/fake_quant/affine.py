@@ -62,7 +62,7 @@ def unsigned_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """The asymmetric grid of codes 0 … 2^bits − 1 that covers [min(low, 0), max(high, 0)]."""
     top = 2**bits - 1
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / top).clamp(min=SMALLEST_SCALE)
+    scale = _scale(high - low, top)
     zero_point = torch.round(-low / scale).clamp(0, top)
     return Grid(scale, zero_point, 0, top)
 
@@ -70,15 +70,20 @@ def unsigned_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
 def signed_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """The grid of codes −2^(bits−1) … 2^(bits−1) − 1 around zero-point 0 that covers ±max(−low, high)."""
     top = 2 ** (bits - 1) - 1
-    scale = (torch.maximum(-low, high) / top).clamp(min=SMALLEST_SCALE)
+    scale = _scale(torch.maximum(-low, high), top)
     return Grid(scale, torch.zeros_like(scale), -top - 1, top)
 
 
 def symmetric_grid(magnitude: Tensor, bits: int) -> Grid:
     """The narrow symmetric grid −(2^(bits−1) − 1) … 2^(bits−1) − 1 that covers ±magnitude."""
     top = 2 ** (bits - 1) - 1
-    scale = (magnitude / top).clamp(min=SMALLEST_SCALE)
+    scale = _scale(magnitude, top)
     return Grid(scale, torch.zeros_like(scale), -top, top)
+
+
+def _scale(size: Tensor, steps: int) -> Tensor:
+    """Of a range that is all zero any scale will do; a tiny one would take biases beside it out of int32."""
+    return torch.where(size > 0, (size / steps).clamp(min=SMALLEST_SCALE), 1.0 / steps)
 
 
 @torch.no_grad()

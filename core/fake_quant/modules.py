@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from core.fake_quant.affine import (
     weight_grid,
 )
 from core.fake_quant.observers import Observer
+
+LARGEST_BIAS = 2.0**31 - 1  # steps, as int32 holds them
 
 
 class LowBitWeight:
@@ -62,7 +65,7 @@ class LowBitWeight:
             bias = _round_ste(bias, symmetric_grid(bias.detach().abs().max(), self.bias_bits).scale)
         if self.reads is None or not bool(self.reads.calibrated):
             return bias
-        return _round_ste(bias, self.bias_step())
+        return _round_ste(bias, self.bias_step(), limit=LARGEST_BIAS)
 
     def bias_step(self) -> Tensor:
         """Input scale × weight scale, shape [O]."""
@@ -200,7 +203,7 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}, scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
 
 
-def _round_ste(x: Tensor, step: Tensor) -> Tensor:
-    """x in whole steps; the gradient passes as if nothing had been rounded."""
-    rounded = torch.round(x.detach() / step) * step
+def _round_ste(x: Tensor, step: Tensor, limit: float = inf) -> Tensor:
+    """x in whole steps, at most `limit` of them; the gradient passes as if nothing had been rounded."""
+    rounded = torch.round(x.detach() / step).clamp(-limit, limit) * step
     return x + (rounded - x.detach())

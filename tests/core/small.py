@@ -139,6 +139,19 @@ class Swish(Network):
         return F.silu(self.last(gate * x))
 
 
+class Dead(Network):
+    """A ReLU that is always 0: what reads it computes its biases alone."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.first, self.second = conv(3, 8, 1, bias=True), conv(8, 8)
+        with torch.no_grad():
+            self.first[1].bias.fill_(-100)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))))
+
+
 class Concat(Network):
     """Two branches of different ranges side by side, one of them pooled."""
 
@@ -309,6 +322,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "grouped": Grouped,
     "gated": Gated,
     "swish": Swish,
+    "dead": Dead,
     "concat": Concat,
     "shuffle": Shuffle,
     "padded": Padded,

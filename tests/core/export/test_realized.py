@@ -21,7 +21,7 @@ Export = Callable[..., tuple[Student, Exported]]
 
 # Networks all of whose operators have integer kernels.
 INTEGER = [
-    "plain", "residual", "depthwise", "grouped", "gated", "swish", "concat", "shuffle", "padded",
+    "plain", "residual", "depthwise", "grouped", "gated", "swish", "dead", "concat", "shuffle", "padded",
     "unfoldable", "twice", "channel attention",
 ]  # fmt: skip
 

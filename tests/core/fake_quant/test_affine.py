@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,3 +166,11 @@ def test_scaling_a_row_scales_its_grid_and_negating_it_mirrors_the_codes() -> No
         # The zero-point's own rounding may fall on the other side: at most ties move, by one step.
         assert float((error.abs() / scaled.scale[:, None]).max()) <= 1.0001
         assert float((error.abs() > 1e-4).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize("grid", [unsigned_grid, signed_grid])
+def test_a_range_that_is_all_zero_gets_an_ordinary_scale(grid: Callable[..., Grid]) -> None:
+    """1e-8 would take every bias beside it out of int32."""
+    found = grid(torch.tensor(0.0), torch.tensor(0.0), 8)
+    assert 1e-3 < float(found.scale) < 1
+    assert float(fake_quantize(torch.tensor(0.0), found)) == 0
