@@ -20,7 +20,7 @@ from tests.core import small
 Export = Callable[..., tuple[Student, Exported]]
 
 # Networks all of whose operators have integer kernels.
-INTEGER = ["plain", "residual", "concat", "shuffle", "padded", "channel attention"]
+INTEGER = ["plain", "residual", "concat", "shuffle", "padded", "channel attention", "same pooling"]
 
 # What the network "plain" is run by, besides its layers.
 OTHER = {"QuantizeLinear", "DequantizeLinear", "NhwcMaxPool", "Clip", "Transpose", "QLinearGlobalAveragePool"}
