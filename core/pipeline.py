@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import onnx
 import safetensors.torch
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from core.context import WEIGHTS_WITHOUT_TRAINING, RunContext
-from core.errors import OutOfMemory
+from core.errors import ExportError, OutOfMemory
 from core.evaluate import datasets, metrics
 from core.evaluate.datasets import ImageDataset
+from core.evaluate.layer_noise import activation_sqnr_db
 from core.evaluate.report import (
     AccuracyEntry,
     AccuracyReport,
@@ -30,8 +32,10 @@ from core.evaluate.report import (
     Report,
     SyntheticReport,
 )
-from core.export.latency import measure_latency
+from core.export.integer import IntegerStudent
+from core.export.latency import Latency, measure_latency
 from core.export.onnx import Exported, export_float, export_student
+from core.export.onnxruntime_int8 import quantize_int8
 from core.export.operators import check_operators
 from core.export.parity import compare
 from core.export.realized import realized_precision
@@ -51,7 +55,8 @@ from core.synthesis.statistics import BatchNormStatistics
 
 _EVALUATION_BATCH = 64
 _PARITY_IMAGES = 16
-_LATENCY_SECONDS = 2.0
+_NOISE_IMAGES = 32
+_LATENCY_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,12 @@ class PipelineResult:
 def inspect_checkpoint(checkpoint: CheckpointInput) -> dict[str, Any]:
     """What the checkpoint holds. Raises CheckpointError and ArchitectureError.
 
-    Traces the network too, so that what cannot be captured is refused here and not in a job.
+    Traces and exports the network too, so that what cannot be done is refused here and not in a job.
     """
     loaded = load_network(checkpoint.path, checkpoint.network)
-    check_operators(trace(loaded.network, loaded.input_shape))
+    graph = trace(loaded.network, loaded.input_shape)
+    check_operators(graph)
+    export_float(graph, loaded.input_shape, loaded.num_classes, {})
     return loaded.inspection
 
 
@@ -145,9 +152,13 @@ class _Job:
         with context.phase("evaluating"):
             accuracies = self.evaluate(teacher, baseline, student)
             synthetic = self.measure_synthetic(teacher, student, summary.images)
+            teacher = fold_bn(teacher)
+            noise = activation_sqnr_db(
+                teacher, student, summary.images[:_NOISE_IMAGES], context.device, context.check
+            )
         with context.phase("exporting"):
             # Simulation and file must be compared on one machine's arithmetic.
-            teacher, student = fold_bn(teacher.cpu()), student.cpu()
+            teacher, student = teacher.cpu(), student.cpu()
             exported, float_path = self.export(teacher, student)
         with context.phase("verifying"):
             measured = self.verify(student, exported, float_path, summary.images)
@@ -163,6 +174,7 @@ class _Job:
             summary=summary,
             measured=measured,
             synthetic=synthetic,
+            activation_sqnr_db=noise,
             context=context,
         )
         report = replace(report, **self.accuracy_fields(accuracies))
@@ -188,10 +200,10 @@ class _Job:
         return baseline, student, summary
 
     def run_method(self, teacher: fx.GraphModule, config: Any) -> tuple[Student, Summary]:
-        student = build_student(teacher, self.spec.bits, fold=registry.folds_bn(config))
-        # Convolutions run faster on channels-last tensors, on CPUs as on GPUs.
-        student.to(self.context.device).to(memory_format=torch.channels_last)
-        teacher.to(self.context.device).to(memory_format=torch.channels_last)
+        fold, grids = registry.folds_bn(config), self.spec.export.grids
+        student = build_student(teacher, self.spec.bits, grids, fold=fold)
+        for network in (student, teacher):
+            channels_last(network.to(self.context.device))
         summary = registry.run(teacher, student, config, self.context)
         return student.folded(), summary
 
@@ -204,10 +216,14 @@ class _Job:
             return {}
         return {
             name: metrics.measure(self.predictor(network), self.batches())
-            for name, network in (("float32", teacher), ("minmax", baseline), ("student", student))
+            for name, network in (
+                ("float32", teacher),
+                ("minmax", IntegerStudent(baseline)),
+                ("student", IntegerStudent(student)),
+            )
         }
 
-    def predictor(self, network: torch.nn.Module) -> Any:
+    def predictor(self, network: nn.Module) -> Any:
         network.eval()
 
         def predict(x_NCHW: Tensor) -> Tensor:
@@ -263,14 +279,19 @@ class _Job:
     # --- the file ---
 
     def export(self, teacher: fx.GraphModule, student: Student) -> tuple[Exported, Path]:
-        loaded = self.loaded
+        loaded, profile = self.loaded, self.spec.export.profile
         properties = metadata(
-            self.spec, self.checkpoint.sha256, self.checkpoint.network.architecture, loaded, student
+            self.spec,
+            self.checkpoint.sha256,
+            self.checkpoint.network.architecture,
+            loaded,
+            student,
+            self.class_names(),
         )
-        exported = export_student(student, loaded.input_shape, loaded.num_classes, properties)
+        exported = export_student(student, loaded.input_shape, loaded.num_classes, properties, profile)
         onnx.save(exported.model, self.output / "model.onnx")
         float_path = self.context.scratch / "float32.onnx"
-        onnx.save(export_float(teacher, loaded.input_shape, loaded.num_classes, {}), float_path)
+        onnx.save(export_float(teacher, loaded.input_shape, loaded.num_classes, {}, profile), float_path)
         return exported, float_path
 
     def verify(self, student: Student, exported: Exported, float_path: Path, synthetic: Tensor) -> Measured:
@@ -280,25 +301,48 @@ class _Job:
         self.context.check()
         layers, products = layer_macs(student.graph), product_macs(student.graph)
         realized = realized_precision(path, layers, products, self.context.scratch)
-        latency = {}
-        for threads in (1, 0):
-            self.context.check()
-            latency[threads] = measure_latency(
-                {"float32": float_path, "quantized": path},
-                self.loaded.input_shape,
-                threads=threads,
-                seconds=_LATENCY_SECONDS,
-            )
+        latency, no_int8 = self.measure_latency({"float32": float_path, "quantized": path}, synthetic)
         return Measured(
             parity=parity,
             realized=realized,
             latency=latency,
+            no_onnxruntime_int8=no_int8,
             exported=exported,
             bytes=path.stat().st_size,
             float32_bytes=float_path.stat().st_size,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             macs=layers,
         )
+
+    def measure_latency(
+        self, files: dict[str, Path], synthetic: Tensor
+    ) -> tuple[dict[int, dict[str, Latency]], str | None]:
+        """(By number of threads, 0 for all, and file; why ONNX Runtime's own int8 file is not among them.)"""
+        int8, reason = self.context.scratch / "onnxruntime_int8.onnx", None
+        self.context.check()
+        try:
+            quantize_int8(files["float32"], synthetic, int8)
+            files = {**files, "onnxruntime_int8": int8}
+        except ExportError as error:
+            reason = error.detail
+        found = {
+            threads: measure_latency(
+                files,
+                self.loaded.input_shape,
+                threads=threads,
+                seconds=_LATENCY_SECONDS,
+                check=self.context.check,
+            )
+            for threads in (1, 0)
+        }
+        int8.unlink(missing_ok=True)
+        return found, reason
+
+    def class_names(self) -> Sequence[str] | None:
+        """Of the network's classes, in the order of its logits: the checkpoint's own, else the set's."""
+        if self.checkpoint.network.classes is not None:
+            return self.checkpoint.network.classes
+        return None if self.dataset is None else self.dataset.class_names(self.loaded.num_classes)
 
     def artifacts(self, student: Student, summary: Summary, report: Report) -> list[ArtifactFile]:
         write_grid(summary.images, self.output / "samples.png", self.loaded.mean, self.loaded.std)
@@ -312,6 +356,16 @@ class _Job:
                 "student.safetensors", self.output / "student.safetensors", "application/octet-stream"
             ),
         ]
+
+
+def channels_last(network: nn.Module) -> None:
+    """Convolutions run faster on channels-last tensors, on CPUs as on GPUs.
+
+    Theirs alone: torch refuses the format for tensors of five dimensions, such as position biases.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
 
 
 def baseline_config(input_shape: tuple[int, int, int]) -> MinMaxConfig:

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -77,6 +86,13 @@ class BitSpec:
     def parse(cls, text: str) -> BitSpec:
         """`"w4a8"` -> 4-bit weights, 8-bit activations. Raises ValueError."""
         return TypeAdapter(AnyBits).validate_python(text)
+
+    def activations(self) -> Iterator[tuple[str, int]]:
+        """Every activation width that is asked for, with the field that asks."""
+        yield "bits.activation", self.activation
+        for pattern, layer in self.overrides.items():
+            if layer.activation is not None:
+                yield f"bits.overrides.{pattern}.activation", layer.activation
 
     def for_layer(self, name: str) -> LayerBits:
         """The override that holds for the layer `name`; empty where none matches."""
@@ -271,12 +287,82 @@ AnyMethod = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class GridStyle:
+    """Which grids a profile's files can hold. The student is built on them.
+
+    `symmetric_weights`: zero-point 0 at every width, not at 8 bits alone. `signed_activations`: int8
+    with zero-point 0 instead of uint8 with any. `float_epilogues`: the addition or activation function
+    that alone reads a layer's result gets it unrounded, since the layer's kernel goes on with it.
+    """
+
+    symmetric_weights: bool = False
+    signed_activations: bool = False
+    float_epilogues: bool = False
+
+
+ANY_GRID = GridStyle()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """For whom a file is written. `summary` is a line for people."""
+
+    summary: str
+    grids: GridStyle
+
+
+PROFILES: Mapping[str, Profile] = {
+    "packed": Profile(
+        "stock ONNX Runtime on CPUs: weights take just their bits, integer kernels at every width",
+        ANY_GRID,
+    ),
+    "portable": Profile(
+        "OpenVINO and older ONNX Runtimes: int8 containers, opset 17",
+        GridStyle(symmetric_weights=True),
+    ),
+    "tensorrt": Profile(
+        "NVIDIA GPUs with TensorRT: int8 around zero, 8-bit activations only, opset 17",
+        GridStyle(symmetric_weights=True, signed_activations=True, float_epilogues=True),
+    ),
+    "qdq": Profile(
+        "compilers that take native INT2, INT4 and INT8 weights: plain QuantizeLinear and DequantizeLinear",
+        GridStyle(symmetric_weights=True),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """`packed`: weights packed at their width, asymmetric per channel, for stock ONNX Runtime."""
+    """`profile`: for whom the file is written, see `PROFILES`."""
 
     __pydantic_config__ = _CONFIG
 
-    profile: Literal["packed"] = "packed"
+    profile: Literal["packed", "portable", "tensorrt", "qdq"] = "packed"
+
+    @property
+    def grids(self) -> GridStyle:
+        return PROFILES[self.profile].grids
+
+
+def _export_shorthand(value: Any) -> Any:
+    return {"profile": value} if isinstance(value, str) else value
+
+
+def _holds_the_bits(export: ExportConfig, info: ValidationInfo) -> ExportConfig:
+    bits = info.data.get("bits")  # absent when it was refused itself
+    if isinstance(bits, BitSpec) and export.grids.signed_activations:
+        for where, width in bits.activations():
+            if width < 8:
+                raise PydanticCustomError(
+                    "narrow_activations",
+                    "the profile {profile} has 8-bit activations only, but {where} is {width}",
+                    {"profile": export.profile, "where": where, "width": width},
+                )
+    return export
+
+
+# Behind a field `bits`: together they may ask for what no file of the profile can hold.
+AnyExport = Annotated[ExportConfig, BeforeValidator(_export_shorthand), AfterValidator(_holds_the_bits)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +382,7 @@ class QuantizationSpec:
 
     bits: AnyBits
     method: AnyMethod = field(default_factory=ZaqConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
+    export: AnyExport = field(default_factory=ExportConfig)
     seed: Annotated[int, Strict(), Field(ge=0, le=2**31 - 1)] = 0
     limits: Limits = field(default_factory=Limits)
 
@@ -314,6 +400,12 @@ class QuantizationSpec:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+MAX_CLASSES, MAX_CLASS_NAME = 100_000, 255
+ClassNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME)], ...],
+    Field(min_length=1, max_length=MAX_CLASSES),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
@@ -321,18 +413,23 @@ class NetworkSpec:
 
     `architecture` is a name of the registry (`torchvision/resnet18`). Absent fields are found by
     inspection: `num_classes` from the last layer, `input_shape` (C, H, W) and the normalization
-    (`mean`, `std`, of pixels scaled to [0, 1]) from the registry's defaults.
+    (`mean`, `std`, of pixels scaled to [0, 1]) from the registry's defaults. `classes` are the names of
+    the classes in the order of the logits; nothing is computed with them, they go into the file.
     """
 
     __pydantic_config__ = _CONFIG
 
     architecture: str
-    num_classes: Annotated[int, Strict(), Field(ge=1, le=100_000)] | None = None
+    num_classes: Annotated[int, Strict(), Field(ge=1, le=MAX_CLASSES)] | None = None
     input_shape: tuple[Count, Count, Count] | None = None
     mean: tuple[Mean, ...] | None = None
     std: tuple[Std, ...] | None = None
+    classes: ClassNames | None = None
 
     def __post_init__(self) -> None:
+        names = None if self.classes is None else len(self.classes)
+        if None not in (names, self.num_classes) and names != self.num_classes:
+            raise ValueError(f"classes has {names} names for {self.num_classes} classes")
         channels = self.input_shape[0] if self.input_shape else None
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and channels is not None and len(values) not in (1, channels):

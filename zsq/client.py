@@ -9,6 +9,7 @@ with Client() as client:
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,12 +70,14 @@ class Client:
         input_shape: Sequence[int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        classes: Sequence[str] | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Checkpoint:
         """Uploads a state dict (`.pt`, `.pth`, `.safetensors`). What is left out the server finds itself.
 
-        `input_shape` is (C, H, W); `mean` and `std` are of pixels scaled to [0, 1]. The same bytes and
-        fields again give the same checkpoint.
+        `input_shape` is (C, H, W); `mean` and `std` are of pixels scaled to [0, 1]; `classes` are the
+        names of the classes in the order of the network's outputs, and go into the quantized file. The
+        same bytes and fields again give the same checkpoint.
         """
         fields = {
             "architecture": architecture,
@@ -83,6 +86,7 @@ class Client:
             "input_shape": _commas(input_shape),
             "mean": _commas(mean),
             "std": _commas(std),
+            "classes": _json(classes),
         }
         return Checkpoint.from_json(self._upload("/v1/checkpoints", Path(file), fields, on_bytes))
 
@@ -95,7 +99,7 @@ class Client:
         on_bytes: OnBytes | None = None,
     ) -> Dataset:
         """Uploads labelled images: `.npz` (`x` uint8 NHWC, `y` int), or an archive of one folder a class."""
-        fields = {"name": name, "classes": _commas(classes)}
+        fields = {"name": name, "classes": _json(classes)}
         return Dataset.from_json(self._upload("/v1/datasets", Path(file), fields, on_bytes))
 
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
@@ -126,13 +130,19 @@ class Client:
         *,
         bits: str | Mapping[str, Any],
         method: str | Mapping[str, Any] = "zaq",
+        profile: str | None = None,
         dataset_id: str | None = None,
         seed: int = 0,
         limit_seconds: float | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Job:
-        """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options."""
+        """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
+
+        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`.
+        """
         body: dict[str, Any] = {"checkpoint_id": checkpoint_id, "bits": bits, "method": method, "seed": seed}
+        if profile is not None:
+            body["export"] = {"profile": profile}
         if dataset_id is not None:
             body["evaluation"] = {"dataset_id": dataset_id}
         if limit_seconds is not None:
@@ -256,6 +266,11 @@ class _CountedFile(io.FileIO):
         if self._on_bytes:
             self._on_bytes(self.tell(), self._total)
         return data
+
+
+def _json(values: Sequence[str] | None) -> str | None:
+    """Names may hold commas."""
+    return None if values is None else json.dumps(list(values), ensure_ascii=False)
 
 
 def _commas(values: Sequence[Any] | None) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.templating import Jinja2Templates
 
-from core.spec import METHOD_CONFIGS
+from core.spec import METHOD_CONFIGS, PROFILES
 
 WEB = Path(__file__).resolve().parent.parent / "web"
 
@@ -20,4 +20,5 @@ def dashboard(request: Request) -> Response:
     # zaq first: it is the default.
     methods = sorted(METHOD_CONFIGS, key=lambda name: name != "zaq")
     headers = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
-    return templates.TemplateResponse(request, "dashboard.html", {"methods": methods}, headers=headers)
+    choices = {"methods": methods, "profiles": PROFILES}
+    return templates.TemplateResponse(request, "dashboard.html", choices, headers=headers)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
-from core.spec import AnyBits, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
+from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
 from store.tables import Artifact, Job
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -25,7 +25,8 @@ class Evaluation(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """`bits` like `"w4a8"` or an object; `method` a name or an object with its options."""
+    """`bits` like `"w4a8"` or an object; `method` a name or an object with its options; `export` a profile's
+    name or an object."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +34,7 @@ class JobRequest(BaseModel):
     bits: AnyBits
     method: AnyMethod = Field(default_factory=ZaqConfig)
     evaluation: Evaluation | None = None
-    export: ExportConfig = Field(default_factory=ExportConfig)
+    export: AnyExport = Field(default_factory=ExportConfig)
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     limits: Limits = Field(default_factory=Limits)
     labels: Labels = Field(default_factory=dict)
@@ -62,7 +63,7 @@ class QuantizeFields(CheckpointFields):
 
     bits: Annotated[AnyBits, BeforeValidator(_json_or_text)]
     method: Annotated[AnyMethod, BeforeValidator(_json_or_text)] = Field(default_factory=ZaqConfig)
-    export: Annotated[ExportConfig, BeforeValidator(_json_or_text)] = Field(default_factory=ExportConfig)
+    export: Annotated[AnyExport, BeforeValidator(_json_or_text)] = Field(default_factory=ExportConfig)
     seed: Seed = 0
     limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)

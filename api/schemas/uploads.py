@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -10,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from api.schemas.common import Failure, FormFields, Name, Text, Time
 from core.networks import catalogue
-from core.spec import NetworkSpec
+from core.spec import MAX_CLASSES, NetworkSpec
 from store.tables import Checkpoint, Dataset
 
 
@@ -28,34 +30,51 @@ def _commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    """A JSON array, for names that hold commas, or a comma list."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return _commas(value)
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("it begins like a JSON array, but is not a valid one") from None
+
+
 def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
     if not all(map(math.isfinite, values)):
         raise ValueError("every value must be a finite number")
     return values
 
 
-def _comma_list(example: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    return BeforeValidator(_commas), WithJsonSchema({"type": "string", "examples": [example]})
+def _comma_list(
+    *examples: str, read: Callable[[Any], Any] = _commas
+) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(read), WithJsonSchema({"type": "string", "examples": list(examples)})
 
 
-_FLOATS, _SHAPE, _CLASSES = _comma_list("0.5,0.5,0.5"), _comma_list("3,32,32"), _comma_list("cat,dog")
+_FLOATS, _SHAPE = _comma_list("0.5,0.5,0.5"), _comma_list("3,32,32")
+_CLASSES = _comma_list("cat,dog", '["tench, Tinca tinca", "goldfish"]', read=_names)
 Side = Annotated[int, Field(ge=1, le=8192)]
 Floats = Annotated[tuple[float, ...], AfterValidator(_finite), _FLOATS[0], _FLOATS[1]]
 Shape = Annotated[tuple[Side, Side, Side], _SHAPE[0], _SHAPE[1]]
-Classes = Annotated[list[Name], Field(min_length=1, max_length=100_000), _CLASSES[0], _CLASSES[1]]
+Classes = Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES), _CLASSES[0], _CLASSES[1]]
 
 
 class CheckpointFields(FormFields):
-    """`input_shape` is C,H,W; `mean` and `std` are of pixels scaled to [0, 1]."""
+    """`input_shape` is C,H,W; `mean` and `std` are of pixels scaled to [0, 1].
+
+    `classes` are the names of the classes in the order of the network's outputs; they go into the file.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     architecture: Annotated[Text, AfterValidator(_known)]
     name: Name | None = None
-    num_classes: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)] | None = None
     input_shape: Shape | None = None
     mean: Floats | None = None
     std: Floats | None = None
+    classes: Classes | None = None
 
     def check(self) -> None:
         self.network()
@@ -98,10 +117,11 @@ class CheckpointOut(UploadOut):
     input_shape: list[int] | None
     mean: list[float] | None
     std: list[float] | None
+    classes: list[str] | None
 
     @classmethod
     def of(cls, row: Checkpoint) -> CheckpointOut:
-        sent = ("num_classes", "input_shape", "mean", "std")
+        sent = ("num_classes", "input_shape", "mean", "std", "classes")
         given: dict[str, Any] = {name: row.network.get(name) for name in sent}
         return cls(**_common(row), architecture=row.architecture, **given)
 

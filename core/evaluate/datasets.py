@@ -1,6 +1,7 @@
 """The user's labelled evaluation set: opened safely, checked, read in normalized batches.
 
-It is used only to *measure*; nothing is ever trained, calibrated or selected on it.
+It is used only to *measure*; nothing is ever trained, calibrated or selected on it. The names of its
+classes are written into the file.
 
 Images of another size than the network's: those larger by at most 16 pixels are centre-cropped;
 others are resized (bilinear, antialiased), the shorter side so that the centre crop is 87.5 % of it,
@@ -25,6 +26,7 @@ from core.evaluate import preprocess
 from core.evaluate.folder import FolderImages, decode, image_size, open_folder
 from core.evaluate.npz import NpzImages, open_npz
 from core.networks import archive
+from core.spec import MAX_CLASS_NAME
 
 MAX_FILE_BYTES = 8 * 2**30
 _DECODED_AT_INSPECTION = 32
@@ -32,7 +34,10 @@ _DECODED_AT_INSPECTION = 32
 
 @dataclass(frozen=True, slots=True)
 class ImageDataset:
-    """`labels` is int64 [N]; `shape` (H, W, C) where all images have it (`.npz`), else None."""
+    """`labels` is int64 [N]; `shape` (H, W, C) where all images have it (`.npz`), else None.
+
+    `names` maps labels to the names of their classes, as far as there are any.
+    """
 
     source: NpzImages | FolderImages
     labels: Tensor
@@ -60,6 +65,17 @@ class ImageDataset:
         # One image stands for all: an .npz has one shape, and those of a folder are all RGB.
         first_HWC = next(iter(self.source.images()))
         preprocess.fit(preprocess.with_channels(first_HWC, channels), height, width)
+
+    def class_names(self, num_classes: int) -> list[str] | None:
+        """By label, every one of 0 to num_classes - 1; None where the set does not name exactly these.
+
+        Numbers alone are no names.
+        """
+        if set(self.names) != set(range(num_classes)):
+            return None
+        names = [self.names[label] for label in range(num_classes)]
+        bare = all(name == str(label) for label, name in enumerate(names))
+        return None if bare or max(map(len, names)) > MAX_CLASS_NAME else names
 
     def preprocessing(self, input_shape: tuple[int, int, int]) -> str:
         """In words, what makes these images fit (C, H, W)."""

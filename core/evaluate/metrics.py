@@ -93,7 +93,11 @@ def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """
     reference, approximation = reference.double(), approximation.double()
     signal = float(reference.square().sum())
-    noise = float((reference - approximation).square().sum())
+    return decibels(signal, float((reference - approximation).square().sum()))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two energies; infinite without noise, else minus infinite for no signal."""
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -69,7 +69,13 @@ class BitsReport:
 @dataclass(frozen=True, slots=True)
 class LayerReport:
     """One weighted layer. `bytes` are those of its weight, bias and scales in the file; `kernel` is the
-    ONNX Runtime operator that runs it; `weight_sqnr_db` compares with the float32 weight."""
+    ONNX Runtime operator that runs it.
+
+    Signal-to-quantization-noise ratios are in decibels, null where there is no noise or no signal:
+    `weight_sqnr_db` of the weight; `activation_sqnr_db` of the layer's output, batch normalization
+    included, on synthetic images that nothing was trained on: everything before it quantized, itself not
+    yet rounded, against the float32 network's.
+    """
 
     name: str
     kind: str
@@ -81,6 +87,7 @@ class LayerReport:
     bytes: int
     kernel: str | None
     weight_sqnr_db: float | None
+    activation_sqnr_db: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +104,57 @@ class ArtifactReport:
 
 @dataclass(frozen=True, slots=True)
 class LatencyEntry:
+    """Milliseconds; `processor_ms` is the median of what all threads together computed, which still
+    compares when the machine does other things meanwhile."""
+
     median_ms: float
     p90_ms: float
+    processor_ms: float
     runs: int
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """Batch of one, CPU, ONNX Runtime, the two files interleaved in one run, spinning off."""
+    """Batch of one, CPU, ONNX Runtime, all files interleaved in one run, spinning off.
+
+    `quantized` is the job's file, `onnxruntime_int8` what ONNX Runtime's own static quantizer makes of
+    the float32 network (null where it cannot; a note says why). By medians, `speedup` is float32 /
+    quantized, and `ratio_to_onnxruntime_int8` quantized / onnxruntime_int8: below 1, the job's is faster.
+    """
 
     threads: int
     float32: LatencyEntry
     quantized: LatencyEntry
+    onnxruntime_int8: LatencyEntry | None
     speedup: float
+    ratio_to_onnxruntime_int8: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParityReport:
+    """One quantized tensor: how many of its integers differ, and by how many steps at most."""
+
+    name: str
+    different: int
+    elements: int
+    largest_step: int
 
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """The file against the student, operator by operator on identical integer inputs."""
+    """The file against the student, operator by operator on identical integer inputs.
+
+    `different` of `elements` integers, in `tensors` tensors, are not the same; `most_different` are the
+    tensors with most of them, at most five.
+    """
 
     images: int
     tensors: int
-    largest_step: int
+    elements: int
+    different: int
     different_share: float
+    largest_step: int
+    most_different: list[TensorParityReport]
     logits_error: float
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from core.export.compact import shorten
 
-OPSET, IR_VERSION = 21, 10
+OPSET, IR_VERSION = 21, 10  # where ONNX has UINT4 and INT4
 OPSET_2_BITS, IR_VERSION_2_BITS = 25, 13  # where ONNX has UINT2 and INT2
 
 INPUT, OUTPUT = "image", "logits"
@@ -39,11 +39,11 @@ class Function:
 
 
 class Builder:
-    def __init__(self) -> None:
+    def __init__(self, opset: int = OPSET, ir_version: int = IR_VERSION) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.functions: dict[str, Function] = {}
-        self.opset, self.ir_version = OPSET, IR_VERSION
+        self.opset, self.ir_version = opset, ir_version
         self._count: dict[str, int] = {INPUT: 1, OUTPUT: 1}
         self._keep = {INPUT, OUTPUT}
 
@@ -107,12 +107,13 @@ class Builder:
         Also returns what each tensor's name has become.
         """
         self.nodes.append(helper.make_node("Identity", [logits], [OUTPUT]))
+        read = {name for node in self.nodes for name in node.input}
         graph = helper.make_graph(
             self.nodes,
             DOMAIN,
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *input_shape])],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
-            list(self.initializers.values()),
+            [tensor for name, tensor in self.initializers.items() if name in read],
         )
         renamed = shorten(graph, self._keep)
         opsets = [helper.make_opsetid("", self.opset)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from math import pi, sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from core.networks.graph import shape_of
 
 aten = torch.ops.aten
 
+_END = 2**62  # where a slice that goes to the end ends
+
 
 class Tensors(Protocol):
     """What an operator may ask of the emitter."""
@@ -32,6 +35,9 @@ class Tensors(Protocol):
 
     def value(self, argument: Any) -> str:
         """Name of the ONNX tensor that holds an fx argument (a node or a number), as float32."""
+
+    def operands(self, arguments: Sequence[Any]) -> list[str]:
+        """The same for all operands of one operator; numbers beside integer codes become codes too."""
 
 
 Operator = Callable[[Tensors, fx.Node], str]
@@ -115,7 +121,7 @@ def slice_(b: Builder, node: fx.Node, x: str, zero: str) -> str:
     axis, start, end, step = arguments(node, 0, None, None, 1)
     if any(isinstance(value, fx.Node) for value in (start, end, step)):
         raise unsupported(node, "its bounds depend on the batch")
-    bounds = [start or 0, min(end if end is not None else 2**62, 2**62), axis, step]
+    bounds = [start or 0, min(end if end is not None else _END, _END), axis, step]
     return b.node("Slice", [x, *(b.shared([value], np.int64) for value in bounds)], node.name)
 
 
@@ -134,10 +140,9 @@ def roll(b: Builder, node: fx.Node, x: str, zero: str) -> str:
         split = -shift % sizes[axis]
         if not split:
             continue
-        at, label = b.shared([axis], np.int64), f"{node.name}.axis{axis}"
-        bounds = [b.shared([value], np.int64) for value in (0, split, 2**62)]
-        first = b.node("Slice", [x, bounds[0], bounds[1], at], f"{label}.first")
-        rest = b.node("Slice", [x, bounds[1], bounds[2], at], f"{label}.rest")
+        label = f"{node.name}.axis{axis}"
+        first = _slice(b, x, 0, split, axis, f"{label}.first")
+        rest = _slice(b, x, split, _END, axis, f"{label}.rest")
         x = b.node("Concat", [rest, first], label, axis=axis)
     return x
 
@@ -206,7 +211,7 @@ def binary(kind: str) -> Operator:
     def emit(t: Tensors, node: fx.Node) -> str:
         if node.kwargs.get("alpha", 1) != 1:
             raise unsupported(node, "alpha is not 1")
-        return t.builder.node(kind, [t.value(a) for a in node.args[:2]], node.name)
+        return t.builder.node(kind, t.operands(node.args[:2]), node.name)
 
     return emit
 
@@ -226,8 +231,14 @@ def vector_norm(t: Tensors, node: fx.Node) -> str:
     order, axes, keep = arguments(node, 2, None, False)[:3]
     if order != 2 or axes is None:
         raise unsupported(node, "only the Euclidean norm along given axes is")
-    inputs = [t.value(node.args[0]), t.builder.shared(axes, np.int64)]
-    return t.builder.node("ReduceL2", inputs, node.name, keepdims=int(keep))
+    return reduce(t.builder, "ReduceL2", t.value(node.args[0]), axes, keep, node.name)
+
+
+def reduce(b: Builder, kind: str, x: str, axes: Sequence[int], keep: bool, name: str) -> str:
+    """A reduction; its axes were an attribute before opset 18 (13 for ReduceSum)."""
+    if b.opset < (13 if kind == "ReduceSum" else 18):
+        return b.node(kind, [x], name, axes=list(axes), keepdims=int(keep))
+    return b.node(kind, [x, b.shared(axes, np.int64)], name, keepdims=int(keep))
 
 
 def silu(t: Tensors, node: fx.Node) -> str:
@@ -236,9 +247,24 @@ def silu(t: Tensors, node: fx.Node) -> str:
 
 
 def gelu(t: Tensors, node: fx.Node) -> str:
-    return t.builder.node(
-        "Gelu", [t.value(node.args[0])], node.name, approximate=node.kwargs.get("approximate", "none")
-    )
+    b, x, approximate = t.builder, t.value(node.args[0]), node.kwargs.get("approximate", "none")
+    if b.opset >= 20:
+        return b.node("Gelu", [x], node.name, approximate=approximate)
+
+    def times(value: str, factor: float, part: str) -> str:
+        return b.node("Mul", [value, b.shared(factor, np.float32)], f"{node.name}.{part}")
+
+    if approximate == "tanh":  # x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))
+        square = b.node("Mul", [x, x], f"{node.name}.square")
+        slope = b.node(
+            "Add", [times(square, 0.044715, "cubic"), b.shared(1, np.float32)], f"{node.name}.slope"
+        )
+        inner = times(b.node("Mul", [x, slope], f"{node.name}.inner"), sqrt(2 / pi), "scaled")
+        bent = b.node("Tanh", [inner], f"{node.name}.tanh")
+    else:  # x/2 · (1 + erf(x/√2))
+        bent = b.node("Erf", [times(x, sqrt(0.5), "scaled")], f"{node.name}.erf")
+    gate = b.node("Add", [bent, b.shared(1, np.float32)], f"{node.name}.gate")
+    return b.node("Mul", [times(x, 0.5, "half"), gate], node.name)
 
 
 def cat(t: Tensors, node: fx.Node) -> str:
@@ -256,7 +282,7 @@ def mean(t: Tensors, node: fx.Node) -> str:
     if rank == 4 and axes == [2, 3]:  # ReduceMean has no integer kernel, GlobalAveragePool has
         pooled = t.builder.node("GlobalAveragePool", [x], node.name if keep else f"{node.name}.pool")
         return pooled if keep else flatten(t.builder, pooled, node)
-    return t.builder.node("ReduceMean", [x, t.builder.shared(axes, np.int64)], node.name, keepdims=int(keep))
+    return reduce(t.builder, "ReduceMean", x, axes, keep, node.name)
 
 
 def pad_with_values(t: Tensors, node: fx.Node) -> str:
@@ -266,11 +292,32 @@ def pad_with_values(t: Tensors, node: fx.Node) -> str:
         mode = "constant"
     else:
         widths, mode, value = arguments(node, None, "constant", None)
+    if mode == "circular" and t.builder.opset < 19:
+        return wrap(t.builder, node, t.value(node.args[0]), widths)
     kinds = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     inputs = [t.value(node.args[0]), _pads(t.builder, node, widths)]
     if mode == "constant":
         inputs.append(t.builder.shared(value or 0, np.float32))
     return t.builder.node("Pad", inputs, node.name, mode=kinds[mode])
+
+
+def wrap(b: Builder, node: fx.Node, x: str, widths: Sequence[int]) -> str:
+    """Circular padding out of slices: the end goes before the beginning, the beginning behind the end."""
+    rank = len(static_shape(node))
+    for index in range(len(widths) // 2):
+        axis, label = rank - 1 - index, f"{node.name}.axis{rank - 1 - index}"
+        before, after = widths[2 * index : 2 * index + 2]
+        if min(before, after) < 0:  # crops, and what is left goes around
+            x = _slice(b, x, max(0, -before), min(after, 0) or _END, axis, f"{label}.crop")
+        end = [_slice(b, x, -before, _END, axis, f"{label}.end")] if before > 0 else []
+        beginning = [_slice(b, x, 0, after, axis, f"{label}.beginning")] if after > 0 else []
+        if end or beginning:
+            x = b.node("Concat", [*end, x, *beginning], label, axis=axis)
+    return x
+
+
+def _slice(b: Builder, x: str, first: int, end: int, axis: int, name: str) -> str:
+    return b.node("Slice", [x, *(b.shared([value], np.int64) for value in (first, end, axis))], name)
 
 
 def flatten(b: Builder, x: str, node: fx.Node) -> str:
@@ -389,8 +436,8 @@ def leaky_relu(t: Tensors, node: fx.Node) -> str:
 def reduction(kind: str) -> Operator:
     def emit(t: Tensors, node: fx.Node) -> str:
         axes, keep = arguments(node, None, False)[:2]
-        inputs = [t.value(node.args[0]), *([t.builder.shared(axes, np.int64)] if axes else [])]
-        return t.builder.node(kind, inputs, node.name, keepdims=int(keep))
+        axes = axes or list(range(len(static_shape(source_of(node)))))
+        return reduce(t.builder, kind, t.value(node.args[0]), axes, keep, node.name)
 
     return emit
 

@@ -150,19 +150,21 @@ def _emit_bits(node: Callable[..., str], constant: Callable[..., str], plane: st
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How much a layer has to store: `weights` of `bits` bits, in `rows` output channels."""
+    """How much a layer has to store: `weights` of `bits` bits, in `rows` output channels, each with a
+    zero-point of its own or none."""
 
     weights: int
     bits: int
     rows: int
     bias: bool
+    zero_points: bool
 
 
 def ideal_bytes(layers: Iterable[Stored]) -> int:
     """What the numbers alone take: weights at their bits, and for each row a float32 scale, an int32
-    bias where the layer has one, and a byte of zero-point where weights have one (not at 8 bits).
+    bias where the layer has one, and a byte of zero-point where weights have one (no symmetric ones).
     """
     return sum(
-        -(-layer.weights * layer.bits // 8) + layer.rows * (4 + 4 * layer.bias + (layer.bits < 8))
+        -(-layer.weights * layer.bits // 8) + layer.rows * (4 + 4 * layer.bias + layer.zero_points)
         for layer in layers
     )

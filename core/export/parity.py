@@ -46,9 +46,21 @@ class Parity:
         return max((tensor.largest_step for tensor in self.tensors), default=0)
 
     @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def different(self) -> int:
+        return sum(tensor.different for tensor in self.tensors)
+
+    @property
     def different_share(self) -> float:
-        elements = sum(tensor.elements for tensor in self.tensors)
-        return sum(tensor.different for tensor in self.tensors) / elements if elements else 0.0
+        return self.different / self.elements if self.elements else 0.0
+
+    def most_different(self, count: int) -> list[TensorParity]:
+        """The tensors with most differing integers, at most `count`, none without any."""
+        differing = [tensor for tensor in self.tensors if tensor.different]
+        return sorted(differing, key=lambda tensor: tensor.different, reverse=True)[:count]
 
 
 def compare(student: Student, exported: Exported, x_NCHW: Tensor) -> Parity:
@@ -56,10 +68,18 @@ def compare(student: Student, exported: Exported, x_NCHW: Tensor) -> Parity:
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
     names = list(dict.fromkeys(exported.codes.values()))
-    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in names)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(
+            n, TensorProto.INT8 if student.grids.signed_activations else TensorProto.UINT8, None
+        )
+        for n in names
+    )
     results = open_session(model).run([OUTPUT, *names], {INPUT: as_input(x_NCHW)})
     tensors = {name: torch.from_numpy(value) for name, value in zip(names, results[1:], strict=True)}
-    codes = {node: tensors[name] for node, name in exported.codes.items()}
+    codes = {
+        node: tensors[name].to(torch.int32) - exported.raised_by[node]
+        for node, name in exported.codes.items()
+    }
     walk = _ForcedWalk(student.folded().cpu().eval().graph, codes)
     with torch.no_grad():
         logits = walk.run(x_NCHW.cpu().contiguous())
@@ -82,7 +102,7 @@ class _ForcedWalk(fx.Interpreter):
             return super().run_node(n)
         value = self.fetch_args_kwargs_from_env(n)[0][0]
         grid = quantizer.grid()
-        own, theirs = grid.codes(value), self.codes[n.name].to(torch.int32)
+        own, theirs = grid.codes(value), self.codes[n.name]
         steps = (own - theirs.view_as(own)).abs()
         name = str(n.target).rpartition(".")[2]
         self.tensors.append(

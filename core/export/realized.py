@@ -36,12 +36,10 @@ _CODES_ONLY = frozenset({"MaxPool", "NhwcMaxPool", "Clip"})  # integer here, sin
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 _REASONS = {
-    "HardSwish": "no integer kernel",
-    "HardSigmoid": "no integer kernel",
     "Gelu": "no integer kernel",
     "Softmax": "kept in float: exponentials of attention scores",
     "LayerNormalization": "kept in float: needs each image's own statistics",
-    "BatchNormalization": "follows no layer that it could be folded into",
+    "GlobalAveragePool": "makes the logits, which are not quantized",
     "MatMul": "a product of two computed tensors, or unequal pooling bins",
     "ReduceMean": "not over height and width",
 }

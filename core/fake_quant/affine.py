@@ -62,33 +62,48 @@ def unsigned_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
     """The asymmetric grid of codes 0 … 2^bits − 1 that covers [min(low, 0), max(high, 0)]."""
     top = 2**bits - 1
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / top).clamp(min=SMALLEST_SCALE)
+    scale = _scale(high - low, top)
     zero_point = torch.round(-low / scale).clamp(0, top)
     return Grid(scale, zero_point, 0, top)
+
+
+def signed_grid(low: Tensor, high: Tensor, bits: int) -> Grid:
+    """The grid of codes −2^(bits−1) … 2^(bits−1) − 1 around zero-point 0 that covers ±max(−low, high)."""
+    top = 2 ** (bits - 1) - 1
+    scale = _scale(torch.maximum(-low, high), top)
+    return Grid(scale, torch.zeros_like(scale), -top - 1, top)
 
 
 def symmetric_grid(magnitude: Tensor, bits: int) -> Grid:
     """The narrow symmetric grid −(2^(bits−1) − 1) … 2^(bits−1) − 1 that covers ±magnitude."""
     top = 2 ** (bits - 1) - 1
-    scale = (magnitude / top).clamp(min=SMALLEST_SCALE)
+    scale = _scale(magnitude, top)
     return Grid(scale, torch.zeros_like(scale), -top, top)
 
 
+def _scale(size: Tensor, steps: int) -> Tensor:
+    """Of a range that is all zero any scale will do; a tiny one would take biases beside it out of int32."""
+    return torch.where(size > 0, (size / steps).clamp(min=SMALLEST_SCALE), 1.0 / steps)
+
+
 @torch.no_grad()
-def weight_grid(w_O: Tensor, bits: int, bias_O: Tensor | None = None) -> Grid:
+def weight_grid(w_O: Tensor, bits: int, bias_O: Tensor | None = None, *, symmetric: bool = False) -> Grid:
     """The min-max grid of every row of a weight.
 
-    8-bit weights are symmetric, narrower ones asymmetric: code − zero_point of a 7-bit grid still
-    fits into the int8 that integer kernels read with zero-point 0, and at 8 bits symmetry costs
-    next to nothing. (Kernels do accept a zero-point for every row, but depthwise ones then run 50
-    times slower: docs/decisions/0005.)
+    8-bit weights are symmetric, narrower ones asymmetric unless `symmetric` is asked for: code −
+    zero_point of a 7-bit grid still fits into the int8 that integer kernels read with zero-point 0,
+    and at 8 bits symmetry costs next to nothing. (Kernels do accept a zero-point for every row, but
+    depthwise ones then run 50 times slower: docs/decisions/0005.)
 
     A row of almost-zero weights behind a large bias gets a scale that keeps the bias, expressed in
     steps of input scale × weight scale, inside int32 for every input scale above 2^-10.
     """
     rows = w_O.flatten(1)
     low, high = torch.aminmax(rows, dim=1)
-    grid = symmetric_grid(torch.maximum(-low, high), bits) if bits == 8 else unsigned_grid(low, high, bits)
+    if symmetric or bits == 8:
+        grid = symmetric_grid(torch.maximum(-low, high), bits)
+    else:
+        grid = unsigned_grid(low, high, bits)
     if bias_O is None:
         return grid
     floor = bias_O.detach().abs() * 2.0**-21

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -12,31 +13,37 @@ from core.fake_quant.affine import (
     SMALLEST_SCALE,
     Grid,
     fake_quantize,
+    signed_grid,
     symmetric_grid,
     unsigned_grid,
     weight_grid,
 )
 from core.fake_quant.observers import Observer
 
+LARGEST_BIAS = 2.0**31 - 1  # steps, as int32 holds them
+
 
 class LowBitWeight:
     """What QuantConv2d and QuantLinear share: a weight and a bias read through their grids.
 
-    The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it.
-    `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor).
+    The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it;
+    `symmetric` grids have zero-point 0.
+    `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor; the
+    last one where the layer runs more than once).
     """
 
     weight: Tensor
     bias: Any  # Tensor | None, which torch declares differently for the two kinds of layer
     bits: int
     bias_bits: int
+    symmetric: bool
     fixed: Grid | None
     reads: ActivationQuantizer | None
 
     def grid(self) -> Grid:
         if self.fixed is not None:
             return self.fixed
-        return weight_grid(self.weight, self.bits, self.bias)
+        return weight_grid(self.weight, self.bits, self.bias, symmetric=self.symmetric)
 
     def fix_grid(self, grid: Grid | None) -> None:
         """Pins the grid (scale and zero-point [O]); None lets it follow the weight again."""
@@ -58,7 +65,7 @@ class LowBitWeight:
             bias = _round_ste(bias, symmetric_grid(bias.detach().abs().max(), self.bias_bits).scale)
         if self.reads is None or not bool(self.reads.calibrated):
             return bias
-        return _round_ste(bias, self.bias_step())
+        return _round_ste(bias, self.bias_step(), limit=LARGEST_BIAS)
 
     def bias_step(self) -> Tensor:
         """Input scale × weight scale, shape [O]."""
@@ -71,7 +78,7 @@ class QuantConv2d(LowBitWeight, nn.Conv2d):
     """A convolution whose weight [O, I/groups, kH, kW] is rounded to `bits` bits at every forward."""
 
     @classmethod
-    def of(cls, layer: nn.Conv2d, bits: int, bias_bits: int = 32) -> QuantConv2d:
+    def of(cls, layer: nn.Conv2d, bits: int, bias_bits: int = 32, *, symmetric: bool = False) -> QuantConv2d:
         new = cls(
             layer.in_channels,
             layer.out_channels,
@@ -83,7 +90,7 @@ class QuantConv2d(LowBitWeight, nn.Conv2d):
             layer.bias is not None,
             device="meta",
         )
-        _adopt(new, layer, bits, bias_bits)
+        _adopt(new, layer, bits, bias_bits, symmetric)
         return new
 
     def forward(self, input: Tensor) -> Tensor:
@@ -95,19 +102,25 @@ class QuantLinear(LowBitWeight, nn.Linear):
     """A linear layer whose weight [O, I] is rounded to `bits` bits at every forward."""
 
     @classmethod
-    def of(cls, layer: nn.Linear, bits: int, bias_bits: int = 32) -> QuantLinear:
+    def of(cls, layer: nn.Linear, bits: int, bias_bits: int = 32, *, symmetric: bool = False) -> QuantLinear:
         new = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        _adopt(new, layer, bits, bias_bits)
+        _adopt(new, layer, bits, bias_bits, symmetric)
         return new
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input, self.low_bit_weight(), self.low_bit_bias())
 
 
-def _adopt(new: QuantConv2d | QuantLinear, layer: nn.Conv2d | nn.Linear, bits: int, bias_bits: int) -> None:
+def _adopt(
+    new: QuantConv2d | QuantLinear,
+    layer: nn.Conv2d | nn.Linear,
+    bits: int,
+    bias_bits: int,
+    symmetric: bool,
+) -> None:
     new.weight = nn.Parameter(layer.weight.detach().clone())
     new.register_parameter("bias", None if layer.bias is None else nn.Parameter(layer.bias.detach().clone()))
-    new.bits, new.bias_bits, new.fixed = bits, bias_bits, None
+    new.bits, new.bias_bits, new.symmetric, new.fixed = bits, bias_bits, symmetric, None
     listen(new, None)
 
 
@@ -117,8 +130,9 @@ def listen(layer: QuantConv2d | QuantLinear, quantizer: ActivationQuantizer | No
 
 
 class ActivationQuantizer(nn.Module):
-    """Rounds a tensor to an unsigned grid of `bits` bits, one scale and zero-point for the tensor.
+    """Rounds a tensor to a grid of `bits` bits, one scale and zero-point for the tensor.
 
+    Codes are unsigned with any zero-point, or `signed` with zero-point 0.
     States: observing (an observer sets the range from each batch), frozen, or learning, where the
     scale is trained by the LSQ gradient (Esser et al., arXiv 1902.08153, equation 3) while the
     zero-point stays. `ceiling` is the largest value the range may cover: 6 behind a ReLU6.
@@ -128,9 +142,10 @@ class ActivationQuantizer(nn.Module):
     zero_point: Tensor
     calibrated: Tensor
 
-    def __init__(self, bits: int, ceiling: float | None = None) -> None:
+    def __init__(self, bits: int, ceiling: float | None = None, *, signed: bool = False) -> None:
         super().__init__()
         self.bits = bits
+        self.signed = signed
         self.ceiling = ceiling
         self.observer: Observer | None = None
         self.enabled = True
@@ -139,12 +154,21 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("calibrated", torch.tensor(False))
 
     @property
+    def low(self) -> int:
+        """The smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
     def high(self) -> int:
         """The largest code."""
-        return (1 << self.bits) - 1
+        return self.low + (1 << self.bits) - 1
 
     def grid(self) -> Grid:
-        return Grid(self.scale.detach(), self.zero_point, 0, self.high)
+        return Grid(self.scale.detach(), self.zero_point, self.low, self.high)
+
+    def grid_of(self, low: Tensor, high: Tensor) -> Grid:
+        """The grid that covers a range."""
+        return (signed_grid if self.signed else unsigned_grid)(low, high, self.bits)
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:
@@ -152,7 +176,7 @@ class ActivationQuantizer(nn.Module):
             raise Diverged("The network's activations are not finite; no range can hold them.")
         if self.ceiling is not None:
             high = high.clamp(max=self.ceiling)
-        grid = unsigned_grid(low, high, self.bits)
+        grid = self.grid_of(low, high)
         self.scale.copy_(grid.scale)
         self.zero_point.copy_(grid.zero_point)
         self.calibrated.fill_(True)
@@ -165,13 +189,13 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:
-            self.set_range(*self.observer(x.detach(), self.bits))
+            self.set_range(*self.observer(x.detach(), self.grid_of))
         if not self.enabled:
             return x
         if self.scale.requires_grad:
             factor = 1.0 / (x.numel() / x.shape[0] * self.high) ** 0.5
             return torch._fake_quantize_learnable_per_tensor_affine(
-                x, self.scale.view(1), self.zero_point.view(1), 0, self.high, factor
+                x, self.scale.view(1), self.zero_point.view(1), self.low, self.high, factor
             )
         return fake_quantize(x, self.grid())
 
@@ -179,7 +203,7 @@ class ActivationQuantizer(nn.Module):
         return f"bits={self.bits}, scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
 
 
-def _round_ste(x: Tensor, step: Tensor) -> Tensor:
-    """x in whole steps; the gradient passes as if nothing had been rounded."""
-    rounded = torch.round(x.detach() / step) * step
+def _round_ste(x: Tensor, step: Tensor, limit: float = inf) -> Tensor:
+    """x in whole steps, at most `limit` of them; the gradient passes as if nothing had been rounded."""
+    rounded = torch.round(x.detach() / step).clamp(-limit, limit) * step
     return x + (rounded - x.detach())

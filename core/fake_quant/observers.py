@@ -11,14 +11,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from core.fake_quant.affine import fake_quantize, unsigned_grid
+from core.fake_quant.affine import Grid, fake_quantize
 
 Range = tuple[Tensor, Tensor]
+GridOf = Callable[[Tensor, Tensor], Grid]
 
 
 class Observer(Protocol):
-    def __call__(self, x: Tensor, bits: int) -> Range:
-        """Low and high (0-d tensors) after seeing x."""
+    def __call__(self, x: Tensor, grid_of: GridOf) -> Range:
+        """Low and high (0-d tensors) after seeing x; `grid_of` is the grid that a range would lead to."""
 
 
 class MinMax:
@@ -27,7 +28,7 @@ class MinMax:
     def __init__(self) -> None:
         self.range: Range | None = None
 
-    def __call__(self, x: Tensor, bits: int) -> Range:
+    def __call__(self, x: Tensor, grid_of: GridOf) -> Range:
         low, high = torch.aminmax(x)
         if self.range is not None:
             low, high = torch.minimum(low, self.range[0]), torch.maximum(high, self.range[1])
@@ -50,16 +51,13 @@ class MinError:
         self.sum: Range | None = None
         self.batches = 0
 
-    def __call__(self, x: Tensor, bits: int) -> Range:
+    def __call__(self, x: Tensor, grid_of: GridOf) -> Range:
         flat = x.flatten()
         if flat.numel() > self.samples:
             flat = flat[:: -(-flat.numel() // self.samples)]
         low, high = torch.aminmax(x)
         errors = torch.stack(
-            [
-                (fake_quantize(flat, unsigned_grid(low * r, high * r, bits)) - flat).square().mean()
-                for r in self.ratios
-            ]
+            [(fake_quantize(flat, grid_of(low * r, high * r)) - flat).square().mean() for r in self.ratios]
         )
         ratio = self.ratios[int(errors.argmin())]
         best = (low * ratio, high * ratio)

@@ -8,6 +8,8 @@ The rules, for a graph whose batch normalizations are folded:
   (`residual: "shared"` lets an addition read at the width of a convolution that reads the same tensor).
 - An activation function that only clips (ReLU, ReLU6) belongs to the operator before it: their
   common result is one tensor.
+- A batch normalization that no layer absorbs is a layer of 8-bit weights, one a channel, which reads
+  at 8 bits.
 - Operators that only move values (max-pooling, reshape, slice, zero padding …) pass the codes through.
 
 So each tensor is stored once, at the widest width that any reader asks for, and a reader that asks
@@ -17,7 +19,7 @@ The logits are not quantized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, isfinite
@@ -27,6 +29,7 @@ import torch
 from torch import fx, nn
 
 from core.errors import SpecError
+from core.fake_quant.lowering import ChannelAffine
 from core.networks.graph import constant_nodes, module_of, shape_of
 from core.spec import BitSpec
 
@@ -60,9 +63,12 @@ class Placement:
     residual: str = "8"
 
 
-def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
-    """Decides every width. Raises SpecError when an override matches no layer."""
-    layers = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d | nn.Linear)]
+def place(graph: fx.GraphModule, bits: BitSpec, *, float_epilogues: bool = False) -> Placement:
+    """Decides every width. `float_epilogues`: see GridStyle.
+
+    Raises SpecError when an override matches no layer.
+    """
+    layers = [node for node in graph.graph.nodes if _has_weights_of_its_own(graph, node)]
     if not layers:
         raise SpecError(
             "The network has no convolution or linear layer to quantize.", code="nothing_to_quantize"
@@ -70,9 +76,17 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
     _refuse_idle_overrides(bits, [str(node.target) for node in layers])
     placement = Placement(residual=str(bits.residual))
     constants = constant_nodes(graph)
-    wanted = {node: _layer(graph, node, layers, bits, placement) for node in layers}
+    wanted = {}
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        if isinstance(module, ChannelAffine):
+            _record(placement, node, module, "batch_norm", WIDE, WIDE)
+        elif node in layers:
+            wanted[node] = _layer(graph, node, layers, bits, placement)
     for node in graph.graph.nodes:
         if node in constants or not _is_stored(graph, node):
+            continue
+        if float_epilogues and _goes_on_in_its_kernel(node, wanted):
             continue
         demands = dict(_demands(graph, node, wanted))
         if not demands:
@@ -81,7 +95,7 @@ def place(graph: fx.GraphModule, bits: BitSpec) -> Placement:
             _share(demands, wanted)
         placement.stored[node.name] = max(demands.values())
         placement.read.update({(node.name, reader.name): width for reader, width in demands.items()})
-        ceiling = ceiling_of(node)
+        ceiling = 1.0 if node.target in GATES else ceiling_of(node)
         if ceiling is not None and isfinite(ceiling):
             placement.ceilings[node.name] = ceiling
     return placement
@@ -142,6 +156,19 @@ FLOAT_RESULTS: frozenset[Any] = frozenset(
         aten.expand.default,  # repeats one of them, or a parameter
     }
 )
+# What kernels of layers can do before they store a result, besides clipping: see GridStyle.
+EPILOGUES: frozenset[Any] = frozenset(
+    {
+        aten.silu.default,
+        aten.hardswish.default,
+        aten.gelu.default,
+        aten.leaky_relu.default,
+        aten.sigmoid.default,
+        aten.hardsigmoid.default,
+        aten.tanh.default,
+    }
+)
+GATES: frozenset[Any] = frozenset({aten.sigmoid.default, aten.hardsigmoid.default})
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
@@ -200,6 +227,17 @@ def _adds_a_number(node: fx.Node) -> bool:
     return node.target is aten.add.Tensor and not isinstance(node.args[1], fx.Node)
 
 
+def _goes_on_in_its_kernel(node: fx.Node, layers: Mapping[fx.Node, int]) -> bool:
+    """Whether an activation function or an addition alone reads the layer; where two layers are added,
+    the later one."""
+    if node not in layers or len(node.users) != 1:
+        return False
+    (reader,) = node.users
+    if reader.target is not aten.add.Tensor:
+        return reader.target in EPILOGUES
+    return node is max(each for each in reader.all_input_nodes if each in layers and len(each.users) == 1)
+
+
 def _demands(
     graph: fx.GraphModule, node: fx.Node, wanted: dict[fx.Node, int]
 ) -> Iterator[tuple[fx.Node, int]]:
@@ -226,7 +264,7 @@ def _layer(
     """Records the layer's widths; returns the width at which it reads its input."""
     module = module_of(graph, node)
     assert isinstance(module, nn.Conv2d | nn.Linear)
-    name, override = str(node.target), bits.for_layer(str(node.target))
+    override = bits.for_layer(str(node.target))
     edge = node is layers[0] or node is layers[-1]
     weight = override.weight or (bits.first_last if edge and bits.first_last else bits.weight)
     reads_image = source_of(graph, node).op == "placeholder"
@@ -237,9 +275,28 @@ def _layer(
     if node is layers[-1]:
         placement.last_input_bits = activation
     kind = "linear" if isinstance(module, nn.Linear) else _kind_of_convolution(module)
-    if not any(known.name == name for known in placement.layers):
-        placement.layers.append(LayerPlacement(name, kind, weight, activation, tuple(module.weight.shape)))
+    _record(placement, node, module, kind, weight, activation)
     return activation
+
+
+def _record(
+    placement: Placement,
+    node: fx.Node,
+    module: nn.Conv2d | nn.Linear,
+    kind: str,
+    weight_bits: int,
+    activation_bits: int,
+) -> None:
+    """Once for a layer, however often it runs."""
+    name, shape = str(node.target), tuple(module.weight.shape)
+    if not any(known.name == name for known in placement.layers):
+        placement.layers.append(LayerPlacement(name, kind, weight_bits, activation_bits, shape))
+
+
+def _has_weights_of_its_own(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the user's widths are about this layer: a convolution or linear layer of the network."""
+    module = module_of(graph, node)
+    return isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, ChannelAffine)
 
 
 def _kind_of_convolution(module: nn.Conv2d) -> str:

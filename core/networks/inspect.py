@@ -54,6 +54,7 @@ def load_network(path: Path, spec: NetworkSpec) -> LoadedNetwork:
     state = _without_computed(network, state)
     _check_match(name, network.state_dict(), state, has_classes=spec.num_classes is not None)
     _check_statistics(state)
+    _check_names(spec, num_classes)
     _assign(network, state)
     architectures.fill_buffers(name, network)
     _check_forward(network, input_shape, num_classes)
@@ -105,6 +106,16 @@ def _without_computed(network: nn.Module, state: dict[str, Tensor]) -> dict[str,
     expected = network.state_dict()
     computed = {key for key, _ in network.named_buffers()} - expected.keys()
     return {key: value for key, value in state.items() if key not in computed}
+
+
+def _check_names(spec: NetworkSpec, num_classes: int) -> None:
+    if spec.classes is not None and len(spec.classes) != num_classes:
+        raise ArchitectureError(
+            f"classes names {len(spec.classes)} classes, but the network has {num_classes}. Give one name "
+            "for each, in the order of the network's outputs, or leave classes out.",
+            code="invalid_classes",
+            field="classes",
+        )
 
 
 def _check_match(

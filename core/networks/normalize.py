@@ -132,9 +132,9 @@ class Normalizer:
     def free_name(self, weight: Any) -> str:
         """The name of the layer whose weight this is, or is computed from."""
         source, is_computed = weight, weight.name not in self.names
-        while source.name not in self.names:
+        while source.name not in self.names and source.all_input_nodes:
             source = source.all_input_nodes[0]
-        parameter = self.names[source.name]
+        parameter = self.names.get(source.name, f"{source.name}.weight")  # else made by forward itself
         name = parameter.removesuffix(".weight")
         name = name if name != parameter else parameter.replace(".", "_") + "_layer"
         if is_computed:

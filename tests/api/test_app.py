@@ -8,6 +8,7 @@ from typing import Any
 
 from api.app import create_app
 from api.settings import ApiSettings
+from core.spec import PROFILES
 from store.settings import StoreSettings
 from tests.api.conftest import Api
 from tests.api.problems import problem
@@ -96,5 +97,7 @@ def test_the_dashboard_needs_nothing_from_elsewhere(api: Api) -> None:
     assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page.text)
     assert "<option>zaq</option>" in page.text and "<option>minmax</option>" in page.text
+    for name, profile in PROFILES.items():
+        assert f'<option value="{name}">{name}: {profile.summary}</option>' in page.text
     for asset in re.findall(r'"(/static/[^"]+)"', page.text):
         assert api.http.get(asset).status_code == 200, asset

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from core.fake_quant.insert import Student, build_student
 from core.fake_quant.observers import MinMax, ObserverFactory
 from core.networks.graph import trace
-from core.spec import BitSpec
+from core.spec import PROFILES, BitSpec
 
 SHAPE = (3, 12, 12)
 CLASSES = 5
@@ -97,6 +97,20 @@ class Depthwise(Network):
         return x + self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
 
 
+class Grouped(Network):
+    """ResNeXt's block: a grouped convolution; and one without bias or normalization, as GhostNet has."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.reduce = conv(3, 8), conv(8, 8, 1)
+        self.grouped, self.last = conv(8, 8, groups=4), nn.Conv2d(8, 8, 1, bias=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.grouped(F.relu(self.reduce(x))))
+        return F.relu(self.last(x))
+
+
 class Gated(Network):
     """Squeeze-and-excitation behind a HardSwish, as in MobileNetV3."""
 
@@ -109,6 +123,33 @@ class Gated(Network):
         x = F.hardswish(self.stem(x))
         gate = F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
         return F.relu(self.last(gate * x))
+
+
+class Swish(Network):
+    """Squeeze-and-excitation behind a SiLU, as in EfficientNet."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.last = conv(3, 8), conv(8, 8)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.silu(self.stem(x))
+        gate = torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return F.silu(self.last(gate * x))
+
+
+class Dead(Network):
+    """A ReLU that is always 0: what reads it computes its biases alone."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.first, self.second = conv(3, 8, 1, bias=True), conv(8, 8)
+        with torch.no_grad():
+            self.first[1].bias.fill_(-100)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))))
 
 
 class Concat(Network):
@@ -290,7 +331,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "residual": Residual,
     "depthwise": Depthwise,
+    "grouped": Grouped,
     "gated": Gated,
+    "swish": Swish,
+    "dead": Dead,
     "concat": Concat,
     "shuffle": Shuffle,
     "padded": Padded,
@@ -328,10 +372,11 @@ def student(
     fold: bool = True,
     observer: ObserverFactory = MinMax,
     seed: int = 0,
+    profile: str = "packed",
 ) -> Student:
-    """A calibrated student of the network `name`."""
+    """A calibrated student of the network `name`, on the grids of `profile`."""
     spec = BitSpec.parse(bits) if isinstance(bits, str) else bits
-    built = build_student(teacher(name), spec, fold=fold)
+    built = build_student(teacher(name), spec, PROFILES[profile].grids, fold=fold)
     with torch.no_grad(), built.observing(observer):
         built(images(16, seed))
     return built

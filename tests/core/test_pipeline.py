@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import safetensors.torch
@@ -28,11 +29,22 @@ from core.errors import (
     SpecError,
 )
 from core.evaluate.report import json_schema
+from core.export import onnxruntime_int8
+from core.export.integer import IntegerStudent
 from core.fake_quant.insert import build_student
 from core.networks import architectures
 from core.networks.graph import trace
 from core.pipeline import CheckpointInput, DatasetInput, PipelineResult
-from core.spec import BitSpec, Budget, LayerBits, MinMaxConfig, NetworkSpec, QuantizationSpec, ZaqConfig
+from core.spec import (
+    BitSpec,
+    Budget,
+    ExportConfig,
+    LayerBits,
+    MinMaxConfig,
+    NetworkSpec,
+    QuantizationSpec,
+    ZaqConfig,
+)
 
 SHAPE = (3, 16, 16)
 IMAGES = 90
@@ -221,7 +233,7 @@ def test_the_saved_student_has_the_accuracy_of_the_report(
 ) -> None:
     student = build_student(trace(network_of(measured.job.checkpoint), SHAPE), measured.job.spec.bits)
     student.graph.load_state_dict(safetensors.torch.load_file(measured.job.output / "student.safetensors"))
-    correct = int((student(normalized(pixels)).argmax(1).numpy() == labels).sum())
+    correct = int((IntegerStudent(student)(normalized(pixels)).argmax(1).numpy() == labels).sum())
     assert measured.report["accuracy"]["student"]["correct"] == correct
 
 
@@ -254,6 +266,7 @@ def test_layers_say_what_was_placed_and_what_runs_them(zaq: Done) -> None:
     assert layers["conv1"]["macs"] == 16 * 27 * 16 * 16
     assert {layer["kernel"] for layer in layers.values()} == {"QLinearConv", "QGemm"}
     assert all(layer["weight_sqnr_db"] > 0 for layer in layers.values())
+    assert all(0 < layer["activation_sqnr_db"] < 60 for layer in layers.values())
     weights = sum(layer["weights"] for layer in layers.values())
     bits = sum(layer["weights"] * layer["weight_bits"] for layer in layers.values())
     assert zaq.report["bits"]["weight_average"] == pytest.approx(bits / weights, abs=1e-5)
@@ -266,6 +279,60 @@ def test_the_verification_is_that_of_a_file_in_integers(done: Done) -> None:
     assert found["clamped_biases"] == 0
     assert found["parity"]["largest_step"] <= 1
     assert found["parity"]["logits_error"] < 1e-4
+    parity = found["parity"]
+    assert parity["different_share"] == pytest.approx(parity["different"] / parity["elements"], abs=1e-6)
+    assert sum(tensor["different"] for tensor in parity["most_different"]) <= parity["different"]
+    assert len(parity["most_different"]) <= 5
+
+
+def test_latency_is_of_three_files_on_one_and_on_all_threads(done: Done) -> None:
+    assert len(done.report["latency"]) == 2
+    for entry in done.report["latency"]:
+        ours, theirs = entry["quantized"]["median_ms"], entry["onnxruntime_int8"]["median_ms"]
+        assert entry["ratio_to_onnxruntime_int8"] == pytest.approx(ours / theirs, rel=0.01)
+        assert entry["speedup"] == pytest.approx(entry["float32"]["median_ms"] / ours, rel=0.01)
+    assert not any("own int8 file" in note for note in done.report["notes"])
+    assert not list((done.job.folder / "scratch").glob("*int8*"))
+
+
+def test_a_network_that_onnxruntimes_quantizer_cannot_take_is_no_failure(
+    tmp_path: Path, checkpoint: CheckpointInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_int8, "MAX_BYTES", 1000)
+    report = Job(tmp_path, checkpoint, None, MINMAX).run().report
+    jsonschema.Draft202012Validator(json_schema()).validate(report)
+    for entry in report["latency"]:
+        assert entry["onnxruntime_int8"] is entry["ratio_to_onnxruntime_int8"] is None
+        assert entry["quantized"]["median_ms"] > 0
+    (note,) = [note for note in report["notes"] if "own int8 file" in note]
+    assert "\n" not in note
+
+
+# --- the names of the classes in the file ----------------------------------------------------------
+
+
+def labels_of(job: Job) -> list[str] | None:
+    session = ort.InferenceSession(job.output / "model.onnx", providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map.get("zsq.labels")
+    return None if text is None else json.loads(text)
+
+
+def test_no_name_is_made_up(minmax: Done, blind: Done) -> None:
+    assert labels_of(minmax.job) is labels_of(blind.job) is None
+
+
+def test_the_file_names_the_classes_of_the_checkpoint_before_those_of_the_set(
+    tmp_path: Path, checkpoint: CheckpointInput, dataset: DatasetInput
+) -> None:
+    theirs, ours = list("abcdefghij"), tuple("ABCDEFGHIJ")
+    named_set = replace(dataset, classes=theirs)
+    from_set = Job(tmp_path / "set", checkpoint, named_set, MINMAX)
+    from_set.run()
+    assert labels_of(from_set) == theirs
+    named = replace(checkpoint, network=replace(NETWORK, classes=ours))
+    from_checkpoint = Job(tmp_path / "checkpoint", named, named_set, MINMAX)
+    from_checkpoint.run()
+    assert labels_of(from_checkpoint) == list(ours)
 
 
 def test_timings_name_the_method_and_the_phases(done: Done) -> None:
@@ -301,6 +368,33 @@ def test_progress_never_falls_and_names_every_phase(done: Done) -> None:
     assert phases == ["loading", *method, "evaluating", "exporting", "verifying"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "bits", "opset"),
+    [("portable", BitSpec(4, 4), 17), ("tensorrt", BitSpec(4, 8), 17), ("qdq", BitSpec(4, 4), 21)],
+)
+def test_every_profile_says_truly_what_its_file_is(
+    tmp_path: Path, checkpoint: CheckpointInput, profile: Any, bits: BitSpec, opset: int
+) -> None:
+    spec = QuantizationSpec(bits, MinMaxConfig(images=16, iterations=2), ExportConfig(profile))
+    job = Job(tmp_path, checkpoint, None, spec)
+    report = job.run().report
+    artifact, verification = report["artifact"], report["verification"]
+    model = onnx.load(job.output / "model.onnx")
+    assert (artifact["profile"], artifact["opset"]) == (profile, opset)
+    assert model.opset_import[0].version == opset
+    assert {p.key: p.value for p in model.metadata_props}["zsq.profile"] == profile
+    assert artifact["bytes"] == (job.output / "model.onnx").stat().st_size
+    weights = sum(layer["weights"] for layer in report["layers"])
+    rows = sum(layer["shape"][0] for layer in report["layers"])
+    assert artifact["ideal_bytes"] == weights // 2 + 8 * rows  # 4 bits, a scale, a bias, no zero-point
+    containers = weights if profile in ("portable", "tensorrt") else weights // 2
+    assert containers < artifact["bytes"]
+    assert verification["parity"]["largest_step"] <= 1
+    integer = verification["integer_mac_share"]
+    assert (integer == 1.0) if profile == "portable" else (integer < 1.0)
+    assert any("multiply-accumulates in float" in note for note in report["notes"]) == (integer < 1.0)
+
+
 # --- refusals and stops ----------------------------------------------------------------------------
 
 
@@ -331,6 +425,15 @@ def test_cancel_stops_in_every_phase(tmp_path: Path, checkpoint: CheckpointInput
 def test_a_deadline_stops_the_job(tmp_path: Path, checkpoint: CheckpointInput) -> None:
     with pytest.raises(DeadlineExceeded):
         Job(tmp_path, checkpoint, None, MINMAX).run(deadline=0.0)
+
+
+def test_tensors_of_any_rank_may_stand_beside_convolutions() -> None:
+    """Swin Transformer V2 keeps position biases of five dimensions."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3))
+    network.register_buffer("biases", torch.zeros(1, 1, 2, 3, 3))
+    pipeline.channels_last(network)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.biases.is_contiguous()
 
 
 # --- inspection --------------------------------------------------------------------------------------

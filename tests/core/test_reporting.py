@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from core.networks.fold_bn import fold_bn
 from core.networks.inspect import LoadedNetwork
 from core.networks.macs import layer_macs
 from core.reporting import Measured, assemble, metadata
-from core.spec import BitSpec, LayerBits, MinMaxConfig, QuantizationSpec
+from core.spec import BitSpec, ExportConfig, LayerBits, MinMaxConfig, QuantizationSpec
 from tests.core import small
 
 
@@ -29,15 +30,25 @@ def loaded() -> LoadedNetwork:
     return LoadedNetwork(small.network("plain"), small.SHAPE, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 5, inspection)
 
 
-def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
-    student = small.student("plain", bits)
-    exported = export_student(student, small.SHAPE, small.CLASSES, {})
+def assembled(
+    tmp_path: Path,
+    bits: BitSpec,
+    clamped: int = 0,
+    no_int8: str | None = None,
+    profile: Any = "packed",
+    integer_share: float = 1.0,
+) -> Report:
+    student = small.student("plain", bits, profile=profile)
+    exported = export_student(student, small.SHAPE, small.CLASSES, {}, profile)
     macs = layer_macs(student.graph)
-    latency = {"float32": Latency(4.0, 5.0, 9), "quantized": Latency(2.0, 3.0, 9)}
+    latency = {"float32": Latency(4.0, 5.0, 4.0, 9), "quantized": Latency(2.0, 3.0, 2.0, 9)}
+    if no_int8 is None:
+        latency["onnxruntime_int8"] = Latency(2.5, 3.5, 2.5, 9)
     measured = Measured(
-        parity=Parity([TensorParity("x", 100, 1, 1)], 1e-7, 16),
-        realized=Realized(dict.fromkeys(macs, "QLinearConv"), 1.0, {}, 0),
+        parity=Parity([TensorParity(f"x{n}", 100, n, min(n, 1)) for n in range(8)], 1e-7, 16),
+        realized=Realized(dict.fromkeys(macs, "QLinearConv"), integer_share, {}, 0),
         latency={1: latency, 0: latency},
+        no_onnxruntime_int8=no_int8,
         exported=replace(exported, clamped_biases=clamped),
         bytes=1000,
         float32_bytes=4000,
@@ -45,7 +56,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
         macs=macs,
     )
     return assemble(
-        spec=QuantizationSpec(bits, MinMaxConfig(), seed=3),
+        spec=QuantizationSpec(bits, MinMaxConfig(), ExportConfig(profile), seed=3),
         loaded=loaded(),
         architecture="cifar/resnet8",
         checkpoint_sha256="cd",
@@ -54,6 +65,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
         summary=Summary(1, 2.5, "calibrated", torch.zeros(1), notes=["A note."]),
         measured=measured,
         synthetic=SyntheticReport(8, 75.0, 0.25),
+        activation_sqnr_db={name: float(index) for index, name in enumerate(macs)},
         context=RunContext(tmp_path, device=torch.device("cpu"), timings={"loading": 1.0}),
     )
 
@@ -61,7 +73,7 @@ def assembled(tmp_path: Path, bits: BitSpec, clamped: int = 0) -> Report:
 def test_the_description_in_the_file_is_enough_to_run_it() -> None:
     bits = BitSpec(4, 4, overrides={"first.0": LayerBits(weight=6)})
     student = small.student("plain", bits)
-    found = metadata(QuantizationSpec(bits, seed=3), "cd", "cifar/resnet8", loaded(), student)
+    found = metadata(QuantizationSpec(bits, seed=3), "cd", "cifar/resnet8", loaded(), student, None)
     assert json.loads(found["zsq.mean"]) == [0.5, 0.4, 0.3]
     assert json.loads(found["zsq.std"]) == [0.2, 0.2, 0.2]
     assert json.loads(found["zsq.bits"]) == {
@@ -72,6 +84,14 @@ def test_the_description_in_the_file_is_enough_to_run_it() -> None:
     }
     assert (found["zsq.seed"], found["zsq.checkpoint_sha256"]) == ("3", "cd")
     assert all(isinstance(value, str) for value in found.values())
+    assert "zsq.labels" not in found
+
+
+def test_names_of_classes_stand_in_the_file_as_a_json_list() -> None:
+    spec, names = QuantizationSpec(BitSpec(4, 4)), ["tench, Tinca tinca", 'a "b"', "Käfer", "\udc80", "e"]
+    found = metadata(spec, "cd", "cifar/resnet8", loaded(), small.student("plain"), names)
+    assert json.loads(found["zsq.labels"]) == names
+    assert found["zsq.labels"].encode() and '", "' not in found["zsq.labels"]
 
 
 def test_layers_are_described_from_the_file(tmp_path: Path) -> None:
@@ -104,9 +124,52 @@ def test_the_speedup_is_of_the_medians_and_all_threads_are_counted(tmp_path: Pat
     assert found[1].threads >= 1
 
 
+def test_the_ratio_to_onnxruntimes_int8_is_of_the_medians(tmp_path: Path) -> None:
+    entry = assembled(tmp_path, BitSpec(4, 4)).latency[0]
+    assert entry.onnxruntime_int8 is not None and entry.onnxruntime_int8.median_ms == 2.5
+    assert entry.ratio_to_onnxruntime_int8 == 0.8
+
+
+def test_without_onnxruntimes_int8_a_note_says_why(tmp_path: Path) -> None:
+    report = assembled(tmp_path, BitSpec(4, 4), no_int8="it knows no such operator")
+    assert report.latency[0].onnxruntime_int8 is report.latency[0].ratio_to_onnxruntime_int8 is None
+    assert report.notes[-1] == "No latency of ONNX Runtime's own int8 file: it knows no such operator."
+
+
+def test_the_layers_have_the_noise_of_their_outputs(tmp_path: Path) -> None:
+    found = {layer.name: layer.activation_sqnr_db for layer in assembled(tmp_path, BitSpec(4, 4)).layers}
+    assert found == {"first.0": 0.0, "second.0": 1.0, "third.0": 2.0, "linear": 3.0}
+
+
+def test_differing_integers_are_counted_and_the_worst_tensors_named(tmp_path: Path) -> None:
+    found = assembled(tmp_path, BitSpec(4, 4)).verification.parity
+    assert (found.tensors, found.elements, found.different, found.different_share) == (8, 800, 28, 0.035)
+    assert [(t.name, t.different, t.elements, t.largest_step) for t in found.most_different] == [
+        (f"x{n}", n, 100, 1) for n in (7, 6, 5, 4, 3)
+    ]
+
+
 def test_eight_bit_weights_are_warned_of_and_narrower_ones_are_not(tmp_path: Path) -> None:
     assert any("saturate" in note for note in assembled(tmp_path, BitSpec(8, 8)).notes)
     assert assembled(tmp_path, BitSpec(4, 4)).notes == ["A note."]
+
+
+@pytest.mark.parametrize(("profile", "whom"), [("tensorrt", "TensorRT"), ("qdq", "compilers")])
+def test_what_onnxruntime_computes_in_float_of_a_file_for_others_is_told(
+    tmp_path: Path, profile: str, whom: str
+) -> None:
+    notes = assembled(tmp_path, BitSpec(4, 8), profile=profile, integer_share=0.25).notes
+    assert any(whom in note and "75.0% of its multiply-accumulates in float" in note for note in notes)
+    assert assembled(tmp_path, BitSpec(4, 8), profile=profile).notes == ["A note."]
+
+
+def test_the_ideal_size_counts_a_zero_point_only_where_there_is_one(tmp_path: Path) -> None:
+    packed, portable = (
+        assembled(tmp_path, BitSpec(4, 8), profile=profile) for profile in ("packed", "portable")
+    )
+    rows = sum(layer.shape[0] for layer in packed.layers)
+    assert packed.artifact.ideal_bytes - portable.artifact.ideal_bytes == rows
+    assert packed.artifact.profile == "packed" and portable.artifact.profile == "portable"
 
 
 def test_clamped_biases_are_told(tmp_path: Path) -> None:

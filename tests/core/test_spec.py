@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.spec import (
     METHOD_CONFIGS,
+    PROFILES,
     ZAQ_PRESETS,
     BitSpec,
     Budget,
+    ExportConfig,
     LayerBits,
     MinMaxConfig,
     NetworkSpec,
@@ -89,6 +91,45 @@ def test_refusals_name_the_place() -> None:
 def test_jobs_that_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**given)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_can_be_asked_for(profile: str) -> None:
+    export = spec(bits="w3a8", export={"profile": profile}).export
+    assert export.profile == profile
+    assert export.grids is PROFILES[profile].grids
+    assert spec(bits="w3a8", export=profile).export == export
+
+
+def test_the_profiles_are_those_that_the_config_names() -> None:
+    (schema,) = (TypeAdapter(ExportConfig).json_schema()["properties"]["profile"],)
+    assert schema["enum"] == list(PROFILES)
+    assert schema["default"] == next(iter(PROFILES))
+
+
+@pytest.mark.parametrize(
+    ("bits", "where"),
+    [
+        ("w8a4", "bits.activation is 4"),
+        (
+            {"weight": 8, "activation": 8, "overrides": {"layer1.*": {"activation": 6}}},
+            "bits.overrides.layer1.*.activation is 6",
+        ),
+    ],
+)
+def test_narrow_activations_are_refused_where_the_profile_has_none(bits: Any, where: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        spec(bits=bits, export={"profile": "tensorrt"})
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == (("export",), "narrow_activations")
+    assert where in error["msg"]
+    for profile in set(PROFILES) - {"tensorrt"}:
+        spec(bits=bits, export={"profile": profile})
+
+
+def test_narrow_weights_and_wide_overrides_fit_every_profile() -> None:
+    bits = {"weight": 2, "activation": 8, "overrides": {"a": {"weight": 5}, "b": {"activation": 8}}}
+    assert spec(bits=bits, export={"profile": "tensorrt"}).bits.weight == 2
 
 
 @pytest.mark.parametrize(
@@ -175,6 +216,11 @@ def test_globs_tell_upper_from_lower_case() -> None:
         {"input_shape": [3, 0, 8]},
         {"num_classes": 0},
         {"num_classes": True},
+        {"classes": []},
+        {"classes": ["cat", ""]},
+        {"classes": ["c" * 256]},
+        {"classes": ["cat", 2]},
+        {"classes": ["cat", "dog"], "num_classes": 3},
         {"layers": 3},
     ],
 )
@@ -184,7 +230,7 @@ def test_networks_that_are_refused(given: dict[str, Any]) -> None:
 
 
 def test_a_network_comes_back_from_json_as_it_was() -> None:
-    network = NetworkSpec("cifar/resnet20", 10, (3, 32, 32), (0.5,), (0.2, 0.3, 0.4))
+    network = NetworkSpec("cifar/resnet20", 10, (3, 32, 32), (0.5,), (0.2, 0.3, 0.4), tuple("abcdefghij"))
     assert NetworkSpec.from_json(json.loads(json.dumps(network.to_json()))) == network
 
 

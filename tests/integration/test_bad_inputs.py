@@ -389,7 +389,12 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "a seed of true": ({"seed": True}, "seed", ("integer",)),
     "a seed of less": ({"seed": -1}, "seed", ("equal to 0",)),
     "a limit of zero": ({"limits": {"seconds": 0}}, "limits.seconds", ("greater than 0",)),
-    "an unknown profile": ({"export": {"profile": "tflite"}}, "export.profile", ("'packed'",)),
+    "an unknown profile": ({"export": {"profile": "tflite"}}, "export.profile", ("'packed'", "'tensorrt'")),
+    "narrow activations for TensorRT": (
+        {"export": {"profile": "tensorrt"}},
+        "export",
+        ("8-bit activations only", "bits.activation is 4"),
+    ),
     "an unknown member": ({"bit": "w4a4"}, "bit", ("xtra",)),
     "an id as a number": ({"checkpoint_id": 3}, "checkpoint_id", ("string",)),
     "an id as a path": ({"checkpoint_id": "../../etc/passwd"}, "checkpoint_id", ()),

@@ -30,6 +30,7 @@ REPORT: dict[str, Any] = {
             "threads": 2,
             "float32": {"median_ms": 2.0, "p90_ms": 3.0},
             "quantized": {"median_ms": 1.0, "p90_ms": 1.5},
+            "onnxruntime_int8": {"median_ms": 1.25, "p90_ms": 1.75},
         }
     ],
     "verification": {"integer_mac_share": 0.995},
@@ -128,7 +129,8 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     out = tmp_path / "out"
     result = run(
         "quantize", str(network), "--architecture", "cifar/resnet8", "--bits", "w4a4",
-        "--dataset", str(images), "--iterations", "3", "--seed", "5", "--out", str(out),
+        "--profile", "portable", "--dataset", str(images), "--iterations", "3", "--seed", "5",
+        "--out", str(out),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert (out / "model.onnx").read_bytes() == b"onnx" and json.loads(
@@ -136,6 +138,7 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     ) == REPORT
     sent = json.loads(fake.bodies["/v1/jobs"])
     assert sent["method"] == {"name": "zaq", "budget": {"iterations": 3}}
+    assert sent["export"] == {"profile": "portable"}
     assert (sent["bits"], sent["seed"], sent["evaluation"]) == ("w4a4", 5, {"dataset_id": "data_1"})
     for shown in (
         "training",
@@ -150,6 +153,29 @@ def test_quantize_uploads_waits_downloads_and_shows_the_report(fake: Fake, tmp_p
     ):
         assert shown in result.output, shown
     assert "\x1b" not in result.output
+
+
+def test_class_names_are_a_list_or_the_lines_of_a_file(fake: Fake, tmp_path: Path) -> None:
+    fake.answers = {
+        ("POST", "/v1/checkpoints"): [(201, {"id": "ckpt_1", "state": "pending"})],
+        ("POST", "/v1/datasets"): [(201, {"id": "data_1", "state": "pending"})],
+        ("POST", "/v1/jobs"): [(202, job("queued"))],
+    }
+    network, names = tmp_path / "network.pt", tmp_path / "names.txt"
+    network.write_bytes(b"weights")
+    names.write_text("tench, Tinca tinca\nKäfer\n", encoding="utf-8")
+    upload = ("checkpoints", "upload", str(network), "-a", "cifar/resnet8", "--classes")
+    for words, expected in [
+        ((*upload, "cat,dog"), '["cat", "dog"]'),
+        ((*upload, f"@{names}"), '["tench, Tinca tinca", "Käfer"]'),
+        (("quantize", str(network), "-a", "cifar/resnet8", "--detach", "--classes", "cat"), '["cat"]'),
+    ]:
+        assert run(*words).exit_code == 0
+        assert f'name="classes"\r\n\r\n{expected}\r\n'.encode() in fake.bodies["/v1/checkpoints"]
+    assert run("datasets", "upload", str(network), "--classes", f"@{names}").exit_code == 0
+    assert "Käfer".encode() in fake.bodies["/v1/datasets"]
+    missing = run(*upload, "@nowhere.txt")
+    assert missing.exit_code == 2 and "--classes" in missing.stderr
 
 
 def test_an_uploaded_checkpoint_needs_no_architecture(fake: Fake) -> None:

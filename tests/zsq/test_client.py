@@ -39,6 +39,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
             "ckpt_1",
             bits={"weight": 4, "activation": 4},
             method={"name": "zaq", "budget": {"iterations": 3}},
+            profile="portable",
             dataset_id="data_1",
             seed=7,
             limit_seconds=60,
@@ -49,6 +50,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
         "checkpoint_id": "ckpt_1",
         "bits": {"weight": 4, "activation": 4},
         "method": {"name": "zaq", "budget": {"iterations": 3}},
+        "export": {"profile": "portable"},
         "seed": 7,
         "evaluation": {"dataset_id": "data_1"},
         "limits": {"seconds": 60},
@@ -73,6 +75,7 @@ def test_upload_sends_the_file_and_the_given_fields(tmp_path: Path) -> None:
             "cifar/resnet8",
             input_shape=(1, 16, 16),
             mean=[0.5],
+            classes=["tench, Tinca tinca", "Käfer"],
             on_bytes=lambda done, total: seen.append((done, total)),
         )
     assert found.id == "ckpt_1" and found.architecture == "cifar/resnet8"
@@ -80,6 +83,8 @@ def test_upload_sends_the_file_and_the_given_fields(tmp_path: Path) -> None:
     assert file.read_bytes() in body
     for name, value in (("architecture", "cifar/resnet8"), ("input_shape", "1,16,16"), ("mean", "0.5")):
         assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in body
+    names = '["tench, Tinca tinca", "Käfer"]'
+    assert f'name="classes"\r\n\r\n{names}\r\n'.encode() in body
     assert b'name="std"' not in body
     assert seen[-1] == (700_000, 700_000) and len(seen) > 2
 

@@ -11,7 +11,17 @@ import typer
 from zsq.client import DEFAULT_SERVER, Client
 from zsq.commands.common import Server, connect
 from zsq.commands.jobs import fetch, follow
-from zsq.commands.uploads import Architecture, Classes, InputShape, Name, Numbers, integers, numbers
+from zsq.commands.uploads import (
+    Architecture,
+    Classes,
+    ClassNames,
+    InputShape,
+    Name,
+    Numbers,
+    class_names,
+    integers,
+    numbers,
+)
 from zsq.report_view import print_report
 from zsq.terminal import console
 
@@ -25,6 +35,13 @@ def quantize(
         str, typer.Option(help="w4a8: 4-bit weights, 8-bit activations; or a JSON object.")
     ] = "w4a4",
     method: Annotated[str, typer.Option(help="zsq methods lists them.")] = "zaq",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="For whom the file is: packed (ONNX Runtime, the default), portable (OpenVINO, older ONNX "
+            "Runtimes), tensorrt, qdq (other compilers)."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Labelled images to measure with: a file, or an id.")
     ] = None,
@@ -42,6 +59,7 @@ def quantize(
     input_shape: InputShape = None,
     mean: Numbers = None,
     std: Numbers = None,
+    classes: ClassNames = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -61,6 +79,7 @@ def quantize(
                 input_shape=integers(input_shape, "--input-shape"),
                 mean=numbers(mean, "--mean"),
                 std=numbers(std, "--std"),
+                classes=class_names(classes),
             ).id
         else:
             checkpoint_id = file
@@ -68,6 +87,7 @@ def quantize(
             checkpoint_id,
             bits=_json_or_text(bits) if bits.lstrip().startswith("{") else bits,
             method=what,
+            profile=profile,
             dataset_id=_dataset_id(client, dataset),
             seed=seed,
             limit_seconds=limit,

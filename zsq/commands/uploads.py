@@ -28,6 +28,10 @@ Numbers = Annotated[
 ]
 InputShape = Annotated[str | None, typer.Option(help="C,H,W; else the architecture's own.")]
 Classes = Annotated[int | None, typer.Option(help="Else found in the file.")]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="Class names in the order of their numbers: a comma list, or @FILE with one a line."),
+]
 
 
 def integers(text: str | None, option: str) -> list[int] | None:
@@ -46,6 +50,16 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         raise typer.BadParameter(f"{text!r} is no comma list of numbers", param_hint=option) from error
 
 
+def class_names(text: str | None) -> list[str] | None:
+    """`"cat,dog"` -> `["cat", "dog"]`; `"@labels.txt"` -> the lines of that file, for names with commas."""
+    if text is None or not text.startswith("@"):
+        return None if text is None else text.split(",")
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot be read: {error}", param_hint="--classes") from error
+
+
 @checkpoints.command("upload")
 def upload_checkpoint(
     file: FileArgument,
@@ -55,6 +69,7 @@ def upload_checkpoint(
     input_shape: InputShape = None,
     mean: Numbers = None,
     std: Numbers = None,
+    classes: ClassNames = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Upload a state dict (.pt, .pth, .safetensors) and print its id."""
@@ -67,6 +82,7 @@ def upload_checkpoint(
             input_shape=integers(input_shape, "--input-shape"),
             mean=numbers(mean, "--mean"),
             std=numbers(std, "--std"),
+            classes=class_names(classes),
         )
     console().print(found.id)
 
@@ -75,12 +91,12 @@ def upload_checkpoint(
 def upload_dataset(
     file: FileArgument,
     name: Name = None,
-    classes: Annotated[str | None, typer.Option(help="Class names in order, comma list (folders).")] = None,
+    classes: ClassNames = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Upload labelled images (.npz with x and y, or a zip or tar of folders) and print the id."""
     with connect(server) as client:
-        found = client.upload_dataset(file, name=name, classes=classes.split(",") if classes else None)
+        found = client.upload_dataset(file, name=name, classes=class_names(classes))
     console().print(found.id)
 
 

@@ -75,7 +75,7 @@ function show(job) {
     });
     items.set(job.id, item);
   }
-  const what = `${job.method.name} w${job.bits.weight}a${job.bits.activation}`;
+  const what = `${job.method.name} w${job.bits.weight}a${job.bits.activation}, ${job.export.profile}`;
   const set = (selector, text) => {
     const element = item.querySelector(selector);
     if (element.textContent !== text) element.textContent = text;
@@ -148,7 +148,7 @@ $("quantize").addEventListener("submit", async (event) => {
   const button = event.target.querySelector("button");
   const form = new FormData(event.target);
   if (!$("dataset").files.length) form.delete("dataset");
-  for (const name of ["input_shape", "mean", "std", "num_classes"]) {
+  for (const name of ["input_shape", "mean", "std", "num_classes", "classes"]) {
     if (!form.get(name).trim()) form.delete(name);
   }
   button.disabled = true;

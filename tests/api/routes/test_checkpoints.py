@@ -35,6 +35,24 @@ def test_an_upload_is_kept_hashed_and_announced(api: Api) -> None:
     assert api.queued()[CONTROL_QUEUE] == 1
 
 
+@pytest.mark.parametrize("sent", ["cat, dog", '["cat", "dog"]'])
+def test_class_names_come_as_a_comma_list_or_a_json_array(api: Api, sent: str) -> None:
+    response = post(api, classes=sent, num_classes="2")
+    assert response.status_code == 201
+    assert response.json()["classes"] == ["cat", "dog"]
+    same = api.http.post(
+        "/v1/checkpoints", params={**FORM, "classes": sent, "num_classes": 2}, content=b"weights", headers=RAW
+    )
+    assert same.status_code == 200
+
+
+def test_class_names_may_hold_commas_and_are_part_of_the_checkpoint(api: Api) -> None:
+    named = post(api, classes='["tench, Tinca tinca", "Käfer"]').json()
+    assert named["classes"] == ["tench, Tinca tinca", "Käfer"]
+    unnamed = post(api).json()
+    assert unnamed["classes"] is None and unnamed["id"] != named["id"]
+
+
 def test_a_raw_body_and_a_form_are_the_same_upload(api: Api) -> None:
     form = post(api, b"weights", num_classes="10")
     raw = api.http.post(
@@ -72,6 +90,16 @@ def test_the_same_upload_many_times_at_once_is_one_checkpoint(api_on: Api) -> No
         ({"std": "0"}, "std.0", "validation_error"),
         ({"mean": "0.5,0.5", "input_shape": "3,32,32"}, "", "validation_error"),
         ({"name": ""}, "name", "validation_error"),
+        ({"classes": ""}, "classes.0", "validation_error"),
+        ({"classes": "cat,,dog"}, "classes.1", "validation_error"),
+        ({"classes": "[]"}, "classes", "validation_error"),
+        ({"classes": '["cat", 2]'}, "classes.1", "validation_error"),
+        ({"classes": '["cat"'}, "classes", "validation_error"),
+        ({"classes": "[" * 15_000}, "classes", "validation_error"),
+        ({"classes": '["a\\u0000b"]'}, "classes.0", "validation_error"),
+        ({"classes": '["a\\ud800b"]'}, "classes.0", "validation_error"),
+        ({"classes": "c" * 256}, "classes.0", "validation_error"),
+        ({"classes": "cat,dog", "num_classes": "3"}, "", "validation_error"),
         ({"name": "a\0b"}, "name", "validation_error"),
         ({"colour": "red"}, "colour", "validation_error"),
     ],

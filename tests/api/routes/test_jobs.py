@@ -94,6 +94,15 @@ def test_a_broker_that_is_away_loses_no_job(api: Api) -> None:
         ({"labels": {str(n): "" for n in range(100)}}, "labels"),
         ({"evaluation": {}}, "evaluation.dataset_id"),
         ({"export": {"profile": "odd"}}, "export.profile"),
+        ({"export": "odd"}, "export.profile"),
+        ({"export": {"profile": "tensorrt"}}, "export"),
+        (
+            {
+                "export": "tensorrt",
+                "bits": {"weight": 4, "activation": 8, "overrides": {"a": {"activation": 4}}},
+            },
+            "export",
+        ),
         ({"checkpoint_id": 5}, "checkpoint_id"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -182,9 +191,10 @@ def test_one_shot_makes_checkpoint_dataset_and_job(api: Api) -> None:
 
 
 def test_one_shot_takes_the_shorthands(api: Api) -> None:
-    data = {"architecture": "cifar/resnet20", "bits": "w4a4", "method": "minmax"}
+    data = {"architecture": "cifar/resnet20", "bits": "w4a4", "method": "minmax", "export": "portable"}
     response = api.http.post("/v1/quantize", files={"file": b"weights"}, data=data)
     assert response.status_code == 202
+    assert response.json()["export"] == {"profile": "portable"}
     assert response.json()["method"]["name"] == "minmax" and response.json()["evaluation"] is None
 
 
@@ -197,6 +207,8 @@ def test_one_shot_takes_the_shorthands(api: Api) -> None:
         ({"bits": '{"a":' * 2000 + "1" + "}" * 2000}, "bits"),
         ({"method": '{"name": "\\ud800"}'}, "method"),
         ({"method": "sorcery"}, "method"),
+        ({"export": "tflite"}, "export.profile"),
+        ({"export": '{"profile": "tensorrt"}'}, "export"),
         ({"seed": "one"}, "seed"),
         ({"architecture": "cifar/none"}, "architecture"),
         ({"checkpoint_id": "x"}, "checkpoint_id"),

@@ -160,6 +160,35 @@ def test_labels_come_from_numbers_then_classes_then_order(
     assert open_dataset(path, classes).labels.tolist() == labels
 
 
+@pytest.mark.parametrize(
+    ("folders", "classes", "expected"),
+    [
+        (["dog", "cat"], None, ["cat", "dog"]),
+        (["dog", "cat"], ["dog", "cat"], ["dog", "cat"]),
+        (["0_zebra", "1_ape"], None, ["0_zebra", "1_ape"]),
+        (["dog"], ["cat", "dog"], ["cat", "dog"]),  # a set may lack classes
+        (["0", "1"], None, None),  # numbers are no names
+        (["0", "1"], ["cat", "dog"], ["cat", "dog"]),
+        (["ape", "cat", "dog"], None, None),
+        (["cat"], None, None),
+        (["cat"], ["cat", "dog", "emu"], None),
+        (["1_ape", "2_cat"], None, None),
+        (["cat", "d" * 256], None, None),
+    ],
+)
+def test_class_names_are_all_known_or_none(
+    tmp_path: Path, folders: list[str], classes: list[str] | None, expected: list[str] | None
+) -> None:
+    path = make_zip(tmp_path / "s.zip", {f"{folder}/a.png": png(pixels(1)[0]) for folder in folders})
+    assert open_dataset(path, classes).class_names(2) == expected
+
+
+def test_an_npz_has_the_class_names_that_were_given(tmp_path: Path) -> None:
+    path = make_npz(tmp_path / "s.npz", x=pixels(3), y=np.array([0, 1, 0]))
+    assert open_dataset(path).class_names(2) is None
+    assert open_dataset(path, ["cat", "dog"]).class_names(2) == ["cat", "dog"]
+
+
 def test_a_single_class_is_not_mistaken_for_a_top_level_folder(tmp_path: Path) -> None:
     image = png(pixels(1)[0])
     path = make_zip(tmp_path / "a", {"7/a.png": image, "7/b.png": image})

@@ -21,6 +21,7 @@ from core.evaluate.report import (
     ParityReport,
     Report,
     SyntheticReport,
+    TensorParityReport,
     VerificationReport,
     json_schema,
 )
@@ -30,7 +31,8 @@ PUBLISHED = Path(__file__).parents[3] / "docs" / "report.schema.json"
 
 def report() -> Report:
     """A report without an evaluation set."""
-    entry = LatencyEntry(1.0, 2.0, 5)
+    entry = LatencyEntry(1.0, 2.0, 1.0, 5)
+    parity = ParityReport(8, 3, 100, 1, 0.01, 1, [TensorParityReport("relu", 1, 50, 1)], 1e-7)
     return Report(
         network=NetworkReport("cifar/resnet8", 100, [3, 8, 8], 10, [0.5], [0.2]),
         bits=BitsReport({"weight": 4, "activation": 4}, 4.0, 8, 8, "8"),
@@ -40,9 +42,9 @@ def report() -> Report:
         dataset=None,
         synthetic=SyntheticReport(8, 99.0, None),
         artifact=ArtifactReport(10, 9, 40, "packed", "00", 21),
-        latency=[LatencyReport(1, entry, entry, 1.0)],
-        verification=VerificationReport(1.0, {}, 0, 0, ParityReport(8, 3, 1, 1e-7, 1e-7)),
-        layers=[LayerReport("conv", "conv", [4, 3, 3, 3], 108, 1000, 4, 8, 60, "QLinearConv", 20.0)],
+        latency=[LatencyReport(1, entry, entry, None, 1.0, None)],
+        verification=VerificationReport(1.0, {}, 0, 0, parity),
+        layers=[LayerReport("conv", "conv", [4, 3, 3, 3], 108, 1000, 4, 8, 60, "QLinearConv", 20.0, 15.0)],
         timings={"total": 1.23456789},
         provenance={"seed": 0},
     )
@@ -76,12 +78,12 @@ def test_a_report_follows_the_schema_and_is_plain_json() -> None:
 def test_what_is_not_finite_is_null_and_still_follows_the_schema(value: float) -> None:
     whole = report()
     method = replace(whole.method, measures={"loss": value}, losses=[{"iteration": 0, "loss": value}])
-    layer = replace(whole.layers[0], weight_sqnr_db=value)
+    layer = replace(whole.layers[0], weight_sqnr_db=value, activation_sqnr_db=value)
     data = replace(whole, method=method, layers=[layer]).to_json()
     validate(data)
     assert data["method"]["measures"] == {"loss": None}
     assert data["method"]["losses"] == [{"iteration": 0, "loss": None}]
-    assert data["layers"][0]["weight_sqnr_db"] is None
+    assert data["layers"][0]["weight_sqnr_db"] is data["layers"][0]["activation_sqnr_db"] is None
 
 
 def test_a_report_with_a_part_missing_does_not_follow_it() -> None:

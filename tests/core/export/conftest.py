@@ -12,21 +12,24 @@ from core.fake_quant.insert import Student
 from core.spec import BitSpec
 from tests.core import small
 
-Export = Callable[[str, str], tuple[Student, Exported]]
+Export = Callable[..., tuple[Student, Exported]]
 
 
 @cache
-def _export(name: str, bits: str, bias: int) -> tuple[Student, Exported]:
+def _export(name: str, bits: str, bias: int, profile: str) -> tuple[Student, Exported]:
     parsed = BitSpec.parse(bits)
-    student = small.student(name, BitSpec(parsed.weight, parsed.activation, bias))
-    return student, export_student(student, small.SHAPE, small.CLASSES, {"zsq.mean": "[0, 0, 0]"})
+    student = small.student(name, BitSpec(parsed.weight, parsed.activation, bias), profile=profile)
+    exported = export_student(student, small.SHAPE, small.CLASSES, {"zsq.mean": "[0, 0, 0]"}, profile)
+    return student, exported
 
 
 @pytest.fixture(scope="session")
-def export() -> Callable[..., tuple[Student, Exported]]:
-    """(network of tests.core.small, "wXaY", bias bits = 32) -> the student and its file."""
+def export() -> Export:
+    """(network of tests.core.small, "wXaY", bias bits = 32, profile = "packed") -> student and file."""
 
-    def make(name: str, bits: str = "w4a4", bias: int = 32) -> tuple[Student, Exported]:
-        return _export(name, bits, bias)
+    def make(
+        name: str, bits: str = "w4a4", bias: int = 32, profile: str = "packed"
+    ) -> tuple[Student, Exported]:
+        return _export(name, bits, bias, profile)
 
     return make

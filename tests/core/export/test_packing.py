@@ -174,5 +174,6 @@ def test_a_function_is_written_once() -> None:
 
 
 def test_ideal_bytes_by_hand() -> None:
-    assert ideal_bytes([Stored(100, 4, 10, bias=True)]) == 50 + 10 * (4 + 4 + 1)
-    assert ideal_bytes([Stored(3, 3, 1, bias=False), Stored(8, 8, 2, bias=True)]) == 2 + 5 + 8 + 16
+    assert ideal_bytes([Stored(100, 4, 10, bias=True, zero_points=True)]) == 50 + 10 * (4 + 4 + 1)
+    layers = [Stored(3, 3, 1, bias=False, zero_points=True), Stored(8, 8, 2, bias=True, zero_points=False)]
+    assert ideal_bytes(layers) == 2 + 5 + 8 + 16

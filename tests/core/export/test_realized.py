@@ -20,14 +20,17 @@ from tests.core import small
 Export = Callable[..., tuple[Student, Exported]]
 
 # Networks all of whose operators have integer kernels.
-INTEGER = ["plain", "residual", "concat", "shuffle", "padded", "channel attention", "same pooling"]
+INTEGER = [
+    "plain", "residual", "depthwise", "grouped", "gated", "swish", "dead", "concat", "shuffle", "padded",
+    "unfoldable", "twice", "channel attention", "same pooling",
+]  # fmt: skip
 
 # What the network "plain" is run by, besides its layers.
 OTHER = {"QuantizeLinear", "DequantizeLinear", "NhwcMaxPool", "Clip", "Transpose", "QLinearGlobalAveragePool"}
 
 
-def realized(export: Export, name: str, bits: str, folder: Path) -> Realized:
-    student, exported = export(name, bits)
+def realized(export: Export, name: str, bits: str, folder: Path, profile: str = "packed") -> Realized:
+    student, exported = export(name, bits, profile=profile)
     path = folder / "model.onnx"
     onnx.save(exported.model, path)
     return realized_precision(path, layer_macs(student.graph), product_macs(student.graph), folder)
@@ -41,8 +44,41 @@ def test_everything_runs_in_integers_where_kernels_exist(
     found = realized(export, name, bits, tmp_path)
     assert found.integer_share == 1.0
     assert found.float_operators == {}
+    assert found.conversions == 0
     assert set(found.kernels) == set(export(name, bits)[0].layers())
     assert set(found.kernels.values()) <= {"QLinearConv", "QGemm"}
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w5a7", "w3a3", "w2a8"])
+@pytest.mark.parametrize("name", INTEGER)
+def test_portable_files_run_in_integers_too(export: Export, name: str, bits: str, tmp_path: Path) -> None:
+    found = realized(export, name, bits, tmp_path, "portable")
+    assert found.integer_share == 1.0
+    assert found.float_operators == {}
+    assert set(found.kernels) == set(export(name, bits, profile="portable")[0].layers())
+
+
+@pytest.mark.parametrize(("bits", "share"), [("w8a8", 1.0), ("w6a8", 1.0), ("w4a4", 0.0), ("w2a8", 0.0)])
+def test_native_types_of_fewer_bits_run_in_float_and_that_is_said(
+    export: Export, bits: str, share: float, tmp_path: Path
+) -> None:
+    found = realized(export, "plain", bits, tmp_path, "qdq")
+    assert found.integer_share == share
+    layers = set(export("plain", bits, profile="qdq")[0].layers())
+    assert set(found.kernels) == layers
+    if not share:
+        assert set(found.kernels.values()) == {"Conv", "Gemm"}
+        assert found.float_operators["Conv"]["count"] == len(layers) - 1
+
+
+def test_int8_around_zero_runs_partly_in_float_and_that_is_said(export: Export, tmp_path: Path) -> None:
+    found = realized(export, "depthwise", "w8a8", tmp_path, "tensorrt")
+    assert set(found.kernels.values()) == {"FusedConv", "QLinearConv", "Gemm"}
+    macs = layer_macs(export("depthwise", "w8a8", profile="tensorrt")[0].graph)
+    integer = sum(macs[name] for name, kernel in found.kernels.items() if kernel == "QLinearConv")
+    assert found.integer_share == pytest.approx(integer / sum(macs.values()))
+    fused = sum(kernel == "FusedConv" for kernel in found.kernels.values())
+    assert found.float_operators["FusedConv"]["count"] == fused > 0
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -77,7 +113,7 @@ def test_products_of_two_tensors_count_as_float(export: Export, tmp_path: Path) 
 
 
 def test_what_stays_float_is_named(export: Export, tmp_path: Path) -> None:
-    assert set(realized(export, "unfoldable", "w8a8", tmp_path).float_operators) == {"BatchNormalization"}
+    assert set(realized(export, "pooled", "w8a8", tmp_path).float_operators) == {"MatMul"}
     assert {"Gelu", "LayerNormalization"} <= set(realized(export, "mixer", "w8a8", tmp_path).float_operators)
 
 

@@ -35,7 +35,7 @@ def sizes(architecture: str, bits: str) -> tuple[int, int, int]:
         student(torch.randn(1, *shape))
     layers = student.layers()
     ideal = ideal_bytes(
-        Stored(layer.weight.numel(), layer.bits, len(layer.weight), layer.bias is not None)
+        Stored(layer.weight.numel(), layer.bits, len(layer.weight), layer.bias is not None, layer.bits < 8)
         for layer in layers.values()
     )
     classes = defaults(architecture).num_classes

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core.fake_quant.affine import Grid, fake_quantize, symmetric_grid, unsigned_grid, weight_grid
+from core.fake_quant.affine import (
+    Grid,
+    fake_quantize,
+    signed_grid,
+    symmetric_grid,
+    unsigned_grid,
+    weight_grid,
+)
 
 BITS = range(2, 9)
 numbers = st.floats(-1e4, 1e4, width=32)
@@ -78,6 +87,35 @@ def test_weights_are_symmetric_at_8_bits_and_asymmetric_below() -> None:
         assert float(grid.scale) == pytest.approx(4 / (2**bits - 1))
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_symmetric_weights_have_no_zero_point_and_a_mirrored_range(bits: int) -> None:
+    w_OI = torch.randn(16, 40, generator=torch.Generator().manual_seed(bits)) + torch.randn(16, 1)
+    grid = weight_grid(w_OI, bits, symmetric=True)
+    top = 2 ** (bits - 1) - 1
+    assert (grid.low, grid.high) == (-top, top)
+    assert not grid.zero_point.any()
+    assert torch.allclose(grid.scale * top, w_OI.abs().amax(1))
+    # A negative gain of a folded batch normalization mirrors the codes, and moves none.
+    mirrored = weight_grid(-4.0 * w_OI, bits, symmetric=True)
+    assert torch.equal(mirrored.codes(-4.0 * w_OI), -grid.codes(w_OI))
+
+
+@settings(max_examples=100, deadline=None)
+@given(numbers, numbers, st.integers(2, 8))
+def test_a_signed_grid_has_zero_point_0_and_covers_its_range(a: float, b: float, bits: int) -> None:
+    low, high = min(a, b), max(a, b)
+    grid = signed_grid(scalar(low), scalar(high), bits)
+    assert (grid.low, grid.high, float(grid.zero_point)) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 0.0)
+    ends = torch.tensor([low, high])
+    assert float((fake_quantize(ends, grid) - ends).abs().max()) <= 0.501 * float(grid.scale)
+
+
+def test_a_signed_grid_saturates_where_int8_does() -> None:
+    grid = signed_grid(scalar(-1.0), scalar(1.27), 8)
+    assert float(grid.scale) == pytest.approx(0.01)
+    assert grid.codes(torch.tensor([-9.0, -1.28, 0.0, 9.0])).tolist() == [-128, -128, 0, 127]
+
+
 def test_a_symmetric_grid_is_narrow() -> None:
     grid = symmetric_grid(scalar(3.5), 4)
     assert (grid.low, grid.high) == (-7, 7)
@@ -103,16 +141,17 @@ def test_the_gradient_is_1_inside_the_range_and_0_outside(per_row: bool) -> None
     assert x.grad.tolist() == [[0, 1, 1, 1, 1, 1, 0]]
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 4, 7, 8])
-def test_almost_zero_weights_behind_a_large_bias_keep_the_bias_in_int32(bits: int) -> None:
+def test_almost_zero_weights_behind_a_large_bias_keep_the_bias_in_int32(bits: int, symmetric: bool) -> None:
     w_OI = torch.tensor([[1e-7, -2e-7, 0.0], [0.0, 0.0, 0.0], [0.3, -0.1, 0.2]])
     bias_O = torch.tensor([40.0, -3.0, 0.5])
-    grid = weight_grid(w_OI, bits, bias_O)
+    grid = weight_grid(w_OI, bits, bias_O, symmetric=symmetric)
     steps = bias_O.double() / (grid.scale.double() * 2.0**-10 * 1.0001)
     assert float(steps.abs().max()) < 2**31
     assert float(fake_quantize(torch.zeros_like(w_OI), grid).abs().max()) == 0
     assert bool(((grid.zero_point >= grid.low) & (grid.zero_point <= grid.high)).all())
-    plain = weight_grid(w_OI[2:], bits)  # an ordinary row is left as it is
+    plain = weight_grid(w_OI[2:], bits, symmetric=symmetric)  # an ordinary row is left as it is
     assert torch.equal(grid.scale[2:], plain.scale)
     assert torch.equal(grid.zero_point[2:], plain.zero_point)
 
@@ -127,3 +166,11 @@ def test_scaling_a_row_scales_its_grid_and_negating_it_mirrors_the_codes() -> No
         # The zero-point's own rounding may fall on the other side: at most ties move, by one step.
         assert float((error.abs() / scaled.scale[:, None]).max()) <= 1.0001
         assert float((error.abs() > 1e-4).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize("grid", [unsigned_grid, signed_grid])
+def test_a_range_that_is_all_zero_gets_an_ordinary_scale(grid: Callable[..., Grid]) -> None:
+    """1e-8 would take every bias beside it out of int32."""
+    found = grid(torch.tensor(0.0), torch.tensor(0.0), 8)
+    assert 1e-3 < float(found.scale) < 1
+    assert float(fake_quantize(torch.tensor(0.0), found)) == 0

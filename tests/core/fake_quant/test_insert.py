@@ -13,25 +13,29 @@ from core.fake_quant.insert import Student, build_student, parameters_in_groups
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.observers import MinMax
 from core.networks.graph import module_of, stage_outputs, with_outputs
-from core.spec import BitSpec, LayerBits
+from core.spec import PROFILES, BitSpec, LayerBits
 from tests.core import small
 
 
+@pytest.mark.parametrize("profile", ["packed", "tensorrt"])
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("name", small.NETWORKS)
 @torch.no_grad()
-def test_an_8_bit_student_is_close_to_its_teacher(name: str, fold: bool) -> None:
+def test_an_8_bit_student_is_close_to_its_teacher(name: str, fold: bool, profile: str) -> None:
     x = small.images(16)
     expected = small.teacher(name)(x)
-    found = small.student(name, "w8a8", fold=fold)(x)
+    found = small.student(name, "w8a8", fold=fold, profile=profile)(x)
     assert float((found - expected).norm() / expected.norm()) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("profile", "bits"), [("packed", "w4a4"), ("portable", "w4a4"), ("tensorrt", "w4a8")]
+)
 @pytest.mark.parametrize("name", small.NETWORKS)
 @torch.no_grad()
-def test_a_student_folded_later_agrees_with_itself(name: str) -> None:
+def test_a_student_folded_later_agrees_with_itself(name: str, profile: str, bits: str) -> None:
     """Exactly but for rounding ties: at most a few values move, by a step."""
-    student = small.student(name, "w4a4", fold=False)
+    student = small.student(name, bits, fold=False, profile=profile)
     x = small.images(32, 1)
     before, after = student(x), student.folded()(x)
     assert float((after - before).norm() / before.norm()) < 0.05
@@ -61,6 +65,17 @@ def test_a_student_that_keeps_its_norms_trains_them_and_its_copy_is_folded() -> 
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in student.modules()) == 3
     assert not folded.training
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_everything_is_on_the_grids_of_the_profile(profile: str) -> None:
+    grids, student = PROFILES[profile].grids, small.student("depthwise", "w4a8", profile=profile)
+    assert student.grids == student.folded().grids == grids
+    for layer in student.layers().values():
+        assert (layer.grid().low < 0) == grids.symmetric_weights
+        assert bool(layer.grid().zero_point.any()) != grids.symmetric_weights
+    for quantizer in student.activation_quantizers().values():
+        assert (quantizer.low, quantizer.high) == ((-128, 127) if grids.signed_activations else (0, 255))
 
 
 def test_the_teacher_is_left_as_it_is() -> None:

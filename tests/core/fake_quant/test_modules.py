@@ -15,8 +15,10 @@ from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinea
 from core.fake_quant.observers import MinMax
 
 
-def calibrated(bits: int, low: float, high: float, ceiling: float | None = None) -> ActivationQuantizer:
-    quantizer = ActivationQuantizer(bits, ceiling)
+def calibrated(
+    bits: int, low: float, high: float, ceiling: float | None = None, *, signed: bool = False
+) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(bits, ceiling, signed=signed)
     quantizer.set_range(torch.tensor(low), torch.tensor(high))
     return quantizer
 
@@ -43,6 +45,18 @@ def test_a_layer_computes_with_its_rounded_weight(kind: int, bits: int) -> None:
     rounded = fake_quantize(layer.weight, weight_grid(layer.weight, bits, layer.bias))
     assert torch.equal(layer(x), plain(layer, x, rounded, layer.bias))
     assert rounded[0].unique().numel() <= 2**bits
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_symmetric_layers_round_to_as_many_levels_above_zero_as_below(bits: int) -> None:
+    for layer, _ in layers(bits):
+        kind = QuantConv2d if isinstance(layer, QuantConv2d) else QuantLinear
+        rounded = kind.of(layer, bits, symmetric=True).low_bit_weight().detach()  # type: ignore[arg-type]
+        steps = rounded / weight_grid(layer.weight, bits, symmetric=True).scale.view(
+            -1, *[1] * (rounded.dim() - 1)
+        )
+        assert torch.allclose(steps, steps.round(), atol=1e-4)
+        assert float(steps.abs().max().round()) == 2 ** (bits - 1) - 1
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -127,6 +141,15 @@ def test_a_quantizer_rounds_to_its_unsigned_grid(bits: int) -> None:
     assert quantizer(x).unique().numel() == 2**bits == quantizer.high + 1
 
 
+def test_a_signed_quantizer_rounds_to_int8_around_zero() -> None:
+    quantizer = calibrated(8, -1.0, 2.54, signed=True)
+    assert (quantizer.low, quantizer.high, float(quantizer.zero_point)) == (-128, 127, 0.0)
+    assert float(quantizer.scale) == pytest.approx(0.02)
+    x = torch.linspace(-4, 4, 500)
+    assert torch.equal(quantizer(x), fake_quantize(x, quantizer.grid()))
+    assert float(quantizer(x).min()) == pytest.approx(-2.56)
+
+
 def test_a_quantizer_that_observes_takes_the_range_it_is_told() -> None:
     quantizer = ActivationQuantizer(8)
     assert not bool(quantizer.calibrated)
@@ -145,9 +168,10 @@ def test_a_range_that_is_not_finite_is_named(value: float) -> None:
         ActivationQuantizer(8).set_range(torch.tensor(-1.0), torch.tensor(value))
 
 
-def test_the_ceiling_bounds_calibrated_and_learned_ranges() -> None:
-    quantizer = calibrated(4, 0.0, 9.0, ceiling=6.0)
-    assert float(quantizer.scale) == pytest.approx(6 / 15)
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_ceiling_bounds_calibrated_and_learned_ranges(signed: bool) -> None:
+    quantizer = calibrated(4, 0.0, 9.0, ceiling=6.0, signed=signed)
+    assert float(quantizer.scale) == pytest.approx(6 / 7 if signed else 6 / 15)
     with torch.no_grad():
         quantizer.scale.fill_(3.0)
     quantizer.constrain()
@@ -165,18 +189,20 @@ def test_a_disabled_quantizer_lets_floats_pass() -> None:
     assert quantizer(x) is x
 
 
-def test_learning_changes_no_value() -> None:
-    quantizer = calibrated(4, -1, 2)
+@pytest.mark.parametrize("signed", [False, True])
+def test_learning_changes_no_value(signed: bool) -> None:
+    quantizer = calibrated(4, -1, 2, signed=signed)
     x = torch.randn(4, 3, 5, 5)
     frozen = quantizer(x)
     quantizer.scale.requires_grad_(True)
     assert torch.equal(quantizer(x), frozen)
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_the_scale_learns_by_the_gradient_of_lsq(bits: int) -> None:
+def test_the_scale_learns_by_the_gradient_of_lsq(bits: int, signed: bool) -> None:
     """Esser et al., equation 3: round(v/s) − v/s inside, the bound outside, over √(N·Q) per image."""
-    quantizer = calibrated(bits, -1.0, 2.0)
+    quantizer = calibrated(bits, -1.0, 2.0, signed=signed)
     quantizer.scale.requires_grad_(True)
     x = (2 * torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))).requires_grad_(True)
     upstream = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))

@@ -45,6 +45,36 @@ def placed(body: Callable[[Body, Tensor], Tensor], **bits: object) -> Placement:
     return place(traced(body), BitSpec(**{"weight": 3, "activation": 4, **bits}))  # type: ignore[arg-type]
 
 
+def added(m: Body, x: Tensor) -> Tensor:
+    x = m.c(x)
+    return F.relu(m.a(x) + m.b(x))
+
+
+def skipped(m: Body, x: Tensor) -> Tensor:
+    x = m.c(x)
+    return F.relu(x + m.a(x))
+
+
+def test_a_layer_that_is_added_in_its_kernel_is_not_rounded_before() -> None:
+    """Of two layers the later one: the other's result must have been stored by then."""
+    graph = traced(added)
+    found = place(graph, BitSpec(3, 8), float_epilogues=True)
+    assert set(place(graph, BitSpec(3, 8)).stored) - set(found.stored) == {"b"}
+
+
+def test_a_layer_that_something_else_reads_too_is_rounded_before_it_is_added() -> None:
+    graph = traced(skipped)
+    found = place(graph, BitSpec(3, 8), float_epilogues=True)
+    assert set(place(graph, BitSpec(3, 8)).stored) - set(found.stored) == {"a"}
+
+
+@pytest.mark.parametrize("function", [F.silu, F.hardswish, F.gelu, F.leaky_relu, torch.sigmoid, torch.tanh])
+def test_a_layer_is_not_rounded_before_its_activation_function(function: Callable[[Tensor], Tensor]) -> None:
+    graph = fold_bn(trace(Body(lambda m, x: F.relu(m.b(function(m.a(F.relu(m.c(x))))))), (3, 8, 8)))
+    found = place(graph, BitSpec(3, 8), float_epilogues=True)
+    assert set(place(graph, BitSpec(3, 8)).stored) - set(found.stored) == {"a"}
+
+
 def readers(found: Placement, reader: str) -> set[int]:
     """Widths at which the operator reads its tensors."""
     return {width for (_, name), width in found.read.items() if name == reader}

@@ -20,7 +20,7 @@ from core.methods import zaq
 from core.methods.base import image_shape
 from core.methods.calibrate import calibrate
 from core.methods.zaq import Game
-from core.spec import BitSpec, Budget, ZaqConfig
+from core.spec import PROFILES, BitSpec, Budget, ZaqConfig
 from core.synthesis.distill import distill
 from core.synthesis.statistics import BatchNormStatistics
 
@@ -92,6 +92,23 @@ def test_training_brings_the_student_closer_on_images_it_never_saw(
     with torch.no_grad():
         wanted = teacher(summary.images)
         assert F.l1_loss(after(summary.images), wanted) < F.l1_loss(before(summary.images), wanted)
+
+
+@pytest.mark.parametrize("config", [SMALL, PAPER], ids=["service", "paper"])
+@pytest.mark.parametrize(("profile", "bits"), [("portable", "w3a3"), ("tensorrt", "w3a8")])
+def test_training_stays_on_the_grids_of_the_profile(
+    teacher: fx.GraphModule, tmp_path: Path, config: ZaqConfig, profile: str, bits: str
+) -> None:
+    grids, fold = PROFILES[profile].grids, config.resolved().fold_bn
+    student = build_student(teacher, BitSpec.parse(bits), grids, fold=fold)
+    before = [layer.weight.detach().clone() for layer in student.layers().values()]
+    zaq.run(teacher, student, config, context(tmp_path))
+    student = student.folded()
+    for layer, weight in zip(student.layers().values(), before, strict=True):
+        assert not torch.equal(layer.weight, weight)
+        assert not layer.grid().zero_point.any()
+    if grids.signed_activations:
+        assert not any(bool(q.zero_point) for q in student.activation_quantizers().values())
 
 
 @pytest.mark.parametrize("config", [SMALL, PAPER], ids=["service", "paper"])

@@ -151,6 +151,14 @@ def test_a_wrong_number_of_classes_says_so(tmp_path: Path) -> None:
     assert "10 outputs" in error.detail and "100" in error.detail
 
 
+def test_every_class_needs_a_name_or_none_has_one(tmp_path: Path) -> None:
+    state = random_state(num_classes=4)
+    error = refused(tmp_path, state, classes=("cat", "dog"))
+    assert (error.code, error.field) == ("invalid_classes", "classes")
+    assert "2 classes" in error.detail and "has 4" in error.detail
+    assert load(tmp_path, state, classes=("cat", "dog", "emu", "fox")).num_classes == 4
+
+
 @pytest.mark.parametrize(
     ("really", "said", "code"),
     [

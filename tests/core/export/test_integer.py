@@ -1,0 +1,89 @@
+"""The integer student gives ONNX Runtime's very codes, end to end."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, fx
+
+from core.export import integer
+from core.export.builder import INPUT, OUTPUT
+from core.export.integer import Codes, IntegerStudent
+from core.export.onnx import Exported
+from core.export.session import as_input, open_session, run
+from core.fake_quant.insert import Student
+from core.spec import PROFILES
+from tests.core import small
+
+Export = Callable[..., tuple[Student, Exported]]
+
+# Networks of layers, additions, global pools and moves alone. Additions are those of x86-64.
+EXACT = ["plain", "shuffle", "padded", "twice", "unfoldable"]
+if platform.machine() in ("x86_64", "AMD64"):
+    EXACT += ["residual", "depthwise", "gated", "swish", "grouped", "dead"]
+
+
+def differing(student: Student, exported: Exported, x: Tensor) -> dict[str, int]:
+    """Codes that differ, by quantizer; nothing is forced, so one difference would grow."""
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.model)
+    names = list(dict.fromkeys(exported.codes.values()))
+    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in names)
+    results = open_session(model).run([OUTPUT, *names], {INPUT: as_input(x)})
+    theirs = {name: torch.from_numpy(value) for name, value in zip(names, results[1:], strict=True)}
+    found: dict[str, int] = {}
+
+    class Recorder(integer._Walk):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.name in exported.codes:
+                assert isinstance(value, Codes)
+                codes = (value.centered + value.grid.zero_point + exported.raised_by[n.name]).to(torch.uint8)
+                found[n.name] = int((codes != theirs[exported.codes[n.name]].view_as(codes)).sum())
+            return value
+
+    with torch.no_grad():
+        logits = Recorder(student.graph).run(x)
+    assert torch.allclose(logits, torch.from_numpy(results[0]), atol=1e-5)
+    return found
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4", "w2a3", "w6a6"])
+@pytest.mark.parametrize("name", EXACT)
+def test_every_code_is_onnxruntimes(export: Export, name: str, bits: str) -> None:
+    student, exported = export(name, bits)
+    found = differing(student, exported, small.images(64, seed=4))
+    assert len(found) == len(student.activation_quantizers())
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("bits", ["w4a8", "w3a3"])
+@pytest.mark.parametrize("name", EXACT)
+def test_every_code_of_a_portable_file_is_too(export: Export, name: str, bits: str) -> None:
+    student, exported = export(name, bits, profile="portable")
+    found = differing(student, exported, small.images(64, seed=4))
+    assert len(found) == len(student.activation_quantizers())
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", small.NETWORKS)
+@torch.no_grad()
+def test_it_computes_what_the_student_computes(export: Export, name: str, profile: str) -> None:
+    student, _ = export(name, "w8a8", profile=profile)
+    x = small.images(32, seed=6)
+    expected = student(x)
+    assert float((IntegerStudent(student)(x) - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_file_and_student_name_the_same_classes(export: Export, name: str) -> None:
+    student, exported = export(name, "w3a3")
+    x = small.images(300, seed=5)
+    assert torch.equal(run(open_session(exported.model), x).argmax(1), IntegerStudent(student)(x).argmax(1))
