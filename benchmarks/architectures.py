@@ -3,12 +3,12 @@
     python benchmarks/architectures.py [--bits w8a8] [--timm] [--limit 90] [--write] [NAME ...]
 
 Without names: one network of each family of torchvision, or with --timm the smallest of each of timm's
-(its own test networks and those above 60 million parameters left out). Random weights (batch
-normalization fitted to noise, so that activations have a sane size), small inputs. For each: the
-largest step between an operator of the file and the student's, given identical integer inputs; the
-share of those integers that differ; the share of multiply-accumulates in integer kernels; what stays
-float. Each network has a process of its own, and --limit seconds of processor time. --write writes
-benchmarks/architectures_[timm_]<hardware>_<date>.md.
+(its own test networks and those above 60 million parameters left out) and a few that are much used. Random
+weights (batch normalization fitted to noise, so that activations have a sane size, and nothing left at
+zero), small inputs. For each: the largest step between an operator of the file and the student's, given
+identical integer inputs; the share of those integers that differ; the share of multiply-accumulates in
+integer kernels; what stays float. Each network has a process of its own, and --limit seconds of processor
+time. --write writes benchmarks/architectures_[timm_]<hardware>_<date>.md.
 """
 
 from __future__ import annotations
@@ -53,12 +53,24 @@ FAMILIES = [
     "vit_b_16", "wide_resnet50_2", "densenet169", "mnasnet1_3", "efficientnet_b1", "regnet_y_800mf",
     "resnet34",
 ]  # fmt: skip
+# What timm is used for most, besides the smallest of each family.
+MUCH_USED = [
+    "tf_efficientnet_lite0", "efficientnet_lite0", "tf_efficientnet_b0", "efficientnet_b0", "mixnet_s",
+    "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv4_conv_small", "ghostnet_100", "hardcorenas_a",
+    "fbnetc_100", "resnet18", "resnet50", "resnet50d", "seresnet50", "ecaresnet26t", "resnetv2_50x1_bit",
+    "repvgg_a0", "vgg11_bn", "convnext_atto", "convnextv2_atto", "dm_nfnet_f0", "darknet53",
+    "vit_base_patch16_224",
+]  # fmt: skip
 SIDES = (64, 80, 96, 128, 160, 192, 224, 256)  # the smallest that the network takes
 LARGEST = 60_000_000  # parameters
 
 
 def sane(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Fits the running statistics to noise."""
+    """Fits the running statistics to noise; gains and tables that begin as zeros are as after training."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not name.endswith("bias") and not parameter.any():
+                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.1)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -133,12 +145,13 @@ def child(name: str, bits: str, limit: int) -> None:
             print(json.dumps(f"`{error.code}`: {error.detail}"))
 
 
-def timm_families() -> list[str]:
+def timm_names() -> list[str]:
     chosen: dict[str, dict[str, Any]] = {}
     for entry in sorted(catalogue.load(), key=lambda entry: entry["parameters"]):
         if entry["name"].startswith("timm/") and not entry["name"].startswith("timm/test_"):
             chosen.setdefault(entry["family"], entry)
-    return [entry["name"] for _, entry in sorted(chosen.items()) if entry["parameters"] <= LARGEST]
+    smallest = [entry["name"] for _, entry in sorted(chosen.items()) if entry["parameters"] <= LARGEST]
+    return list(dict.fromkeys([*smallest, *(f"timm/{name}" for name in MUCH_USED)]))
 
 
 def main() -> None:
@@ -154,7 +167,7 @@ def main() -> None:
         child(arguments.names[0], arguments.bits, arguments.limit)
         return
     torchvision = [f"torchvision/{name}" for name in FAMILIES] + ["cifar/resnet20"]
-    names = arguments.names or (timm_families() if arguments.timm else torchvision)
+    names = arguments.names or (timm_names() if arguments.timm else torchvision)
     works: list[dict[str, Any]] = []
     fails: list[tuple[str, str]] = []
     for name in names:

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from onnx import helper
 from torch import fx
 
 from core.errors import ArchitectureError
 from core.export.builder import INPUT, Builder
-from core.fake_quant.placement import SPLITS
+from core.fake_quant.placement import SPLITS, pads_for_maximum
 from core.networks.graph import shape_of
 
 aten = torch.ops.aten
@@ -147,7 +148,13 @@ def roll(b: Builder, node: fx.Node, x: str, zero: str) -> str:
 
 
 def pad(b: Builder, node: fx.Node, x: str, zero: str) -> str:
-    return b.node("Pad", [x, _pads(b, node, arguments(node)[0]), zero], node.name)
+    value = _lowest_like(b, zero) if pads_for_maximum(node) else zero
+    return b.node("Pad", [x, _pads(b, node, arguments(node)[0]), value], node.name)
+
+
+def _lowest_like(b: Builder, zero: str) -> str:
+    dtype = helper.tensor_dtype_to_np_dtype(b.initializers[zero].data_type)
+    return b.shared(-np.inf if dtype.kind == "f" else np.iinfo(dtype).min, dtype)
 
 
 def _pads(b: Builder, node: fx.Node, widths: Sequence[int]) -> str:

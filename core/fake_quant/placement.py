@@ -106,10 +106,16 @@ def is_passthrough(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.target is aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
         value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value", None)
-        return bool(mode == "constant" and value in (None, 0))
+        return bool(mode == "constant" and (value in (None, 0) or pads_for_maximum(node)))
     if node.target is aten.constant_pad_nd.default:
         return bool(len(node.args) < 3 or node.args[2] in (None, 0))
     return node.target in PASSTHROUGH or _is_getitem_of_split(node)
+
+
+def pads_for_maximum(node: fx.Node) -> bool:
+    """Whether a padding with -∞ is there for max-pooling alone: the lowest code does as well."""
+    only_maximum = all(reader.target is aten.max_pool2d.default for reader in node.users)
+    return bool(len(node.args) > 3 and node.args[3] == -inf and only_maximum)
 
 
 def source_of(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
@@ -202,9 +208,23 @@ def _is_stored(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node's value is a tensor of its own: not moved, not clipped next, not a parameter."""
     if node.op == "output" or shape_of(node) is None or is_passthrough(graph, node):
         return False
-    if node.target in FLOAT_RESULTS:
+    if node.target in FLOAT_RESULTS or _is_divisor(graph, node):
         return False
     return clip_before(node) is None or node.op == "placeholder"
+
+
+def _is_divisor(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether something is divided by the value, or by what a number is added to it (linear attention):
+    a small one would round to 0."""
+    return any(
+        (reader.target is aten.div.Tensor and reader.args[1] is node)
+        or ((is_passthrough(graph, reader) or _adds_a_number(reader)) and _is_divisor(graph, reader))
+        for reader in node.users
+    )
+
+
+def _adds_a_number(node: fx.Node) -> bool:
+    return node.target is aten.add.Tensor and not isinstance(node.args[1], fx.Node)
 
 
 def _goes_on_in_its_kernel(node: fx.Node, layers: Mapping[fx.Node, int]) -> bool:

@@ -269,6 +269,18 @@ class Twice(Network):
         return F.relu(self.shared(F.relu(self.shared(x))))
 
 
+class SamePooling(Network):
+    """Max-pooling padded on two sides, with -inf, of values of both signs (TensorFlow's `same`)."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.stem, self.last = conv(3, 8), conv(8, 8)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.pad(self.stem(x), (0, 1, 0, 1), value=float("-inf"))
+        return F.relu(self.last(F.max_pool2d(x, 3, 2)))
+
+
 class Standardized(Network):
     """Weights standardized in the forward pass, group normalization (BiT), a leaky ReLU."""
 
@@ -331,6 +343,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "unfoldable": Unfoldable,
     "pooled": Pooled,
     "twice": Twice,
+    "same pooling": SamePooling,
     "standardized": Standardized,
     "scales": Scales,
     "channel attention": ChannelAttention,

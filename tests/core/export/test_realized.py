@@ -22,7 +22,7 @@ Export = Callable[..., tuple[Student, Exported]]
 # Networks all of whose operators have integer kernels.
 INTEGER = [
     "plain", "residual", "depthwise", "grouped", "gated", "swish", "dead", "concat", "shuffle", "padded",
-    "unfoldable", "twice", "channel attention",
+    "unfoldable", "twice", "channel attention", "same pooling",
 ]  # fmt: skip
 
 # What the network "plain" is run by, besides its layers.

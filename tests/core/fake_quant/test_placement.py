@@ -235,6 +235,22 @@ def test_attention_scores_stay_float() -> None:
     assert not any("softmax" in node for node in found.stored)
 
 
+def test_what_something_is_divided_by_stays_float() -> None:
+    """Linear attention: numerator and denominator come out of one product."""
+
+    def body(m: Body, x: Tensor) -> Tensor:
+        product = F.relu(m.a(F.relu(m.c(x)))) @ F.relu(m.b(F.relu(m.c(x))))
+        return F.relu(m.a(product[..., :-1] / (product[..., -1:] + 1e-15)))
+
+    found = placed(body)
+    assert not any(name.startswith(("matmul", "add")) for name in found.stored)
+    assert any(name.startswith("div") for name in found.stored)
+    assert (
+        "relu_default_3"
+        in placed(lambda m, x: F.relu(m.a(F.relu(m.c(x)))) / 2 + F.relu(m.b(F.relu(m.c(x))))).stored
+    )
+
+
 def test_every_tensor_of_a_squeeze_and_excitation_block_is_placed() -> None:
     found = place(fold_bn(small.teacher("gated")), BitSpec(4, 4))
     gate = next(node for node, _ in found.read if node.startswith("hardsigmoid"))
