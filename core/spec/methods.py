@@ -1,0 +1,32 @@
+"""Which methods there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from core.spec.minmax import MinMaxConfig
+from core.spec.zaq import ZaqConfig
+
+MethodConfig = MinMaxConfig | ZaqConfig
+METHOD_CONFIGS: Mapping[str, type[MinMaxConfig] | type[ZaqConfig]] = {
+    "minmax": MinMaxConfig,
+    "zaq": ZaqConfig,
+}
+
+
+def _method_shorthand(value: Any) -> Any:
+    """`"zaq"` -> `{"name": "zaq"}`; an unknown name is refused here, with the names there are."""
+    name = value if isinstance(value, str) else value.get("name") if isinstance(value, Mapping) else None
+    if isinstance(name, str) and name not in METHOD_CONFIGS:
+        raise ValueError(f"unknown method {name[:100]!r}; there are: {', '.join(sorted(METHOD_CONFIGS))}")
+    if isinstance(value, Mapping) and name is None:
+        raise ValueError(f"method needs a name; there are: {', '.join(sorted(METHOD_CONFIGS))}")
+    return {"name": value} if isinstance(value, str) else value
+
+
+AnyMethod = Annotated[
+    Annotated[MinMaxConfig | ZaqConfig, Field(discriminator="name")], BeforeValidator(_method_shorthand)
+]
