@@ -149,12 +149,18 @@ def _quantize(value: Any, grid: Grid) -> Codes:
 def _add(left: Codes, right: Codes | None, grid: Grid) -> Tensor:
     """Float64 holds the products exactly, so that rounding once to float32 is a fused multiply-add."""
     terms = [(codes, codes.grid.scale / grid.scale) for codes in (right, left) if codes is not None]
-    fixed = sum((ratio * codes.grid.zero_point for codes, ratio in reversed(terms)), torch.zeros(()))
+    fixed = torch.zeros(())
+    for codes, ratio in terms:
+        fixed = _fused(ratio, codes.grid.zero_point, fixed)
     total: Tensor = grid.zero_point - fixed
     for codes, ratio in terms:
-        code = codes.centered.double() + codes.grid.zero_point
-        total = (code * ratio.double() + total.double()).to(torch.float32)
+        total = _fused(codes.centered + codes.grid.zero_point, ratio, total)
     return torch.round(total) - grid.zero_point
+
+
+def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a · b + c, rounded once."""
+    return (a.double() * b.double() + c.double()).to(torch.float32)
 
 
 def raised(grid: Grid, source: Grid) -> Grid | None:

@@ -17,6 +17,7 @@ from core.export.builder import INPUT, OUTPUT
 from core.export.integer import Codes, IntegerStudent
 from core.export.onnx import Exported
 from core.export.session import as_input, open_session, run
+from core.fake_quant.affine import Grid
 from core.fake_quant.insert import Student
 from core.spec import PROFILES
 from tests.core import small
@@ -87,3 +88,39 @@ def test_file_and_student_name_the_same_classes(export: Export, name: str) -> No
     student, exported = export(name, "w3a3")
     x = small.images(300, seed=5)
     assert torch.equal(run(open_session(exported.model), x).argmax(1), IntegerStudent(student)(x).argmax(1))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="additions of x86-64")
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_of_all_pairs_of_codes_are_onnxruntimes(seed: int) -> None:
+    """Random scales, and zero-points on both sides: where the constant part is rounded shows in one pair in 1e5."""
+    random = torch.Generator().manual_seed(seed)
+    codes = torch.arange(256)
+    for _ in range(12):
+        scales = (torch.rand(3, generator=random) + 0.05) / 50
+        zeros = torch.randint(1, 255, (3,), generator=random).float()
+        left, right, to = (Grid(s, z, 0, 255) for s, z in zip(scales, zeros, strict=True))
+        a, b = codes.repeat_interleave(256), codes.repeat(256)
+        added = integer._add(Codes(a - left.zero_point, left), Codes(b - right.zero_point, right), to)
+        ours = (added + to.zero_point).clamp(0, 255).to(torch.uint8)
+        assert torch.equal(ours, _qlinear_add(a, left, b, right, to))
+
+
+def _qlinear_add(a: Tensor, left: Grid, b: Tensor, right: Grid, to: Grid) -> Tensor:
+    names = ["a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "c_scale", "c_zero"]
+    constants = {}
+    for name, grid in (("a", left), ("b", right), ("c", to)):
+        constants[f"{name}_scale"] = grid.scale.numpy()
+        constants[f"{name}_zero"] = grid.zero_point.to(torch.uint8).numpy()
+    values = [helper.make_tensor_value_info(n, TensorProto.UINT8, [a.numel()]) for n in ("a", "b", "c")]
+    graph = helper.make_graph(
+        [helper.make_node("QLinearAdd", names, ["c"], domain="com.microsoft")],
+        "sum",
+        values[:2],
+        values[2:],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    feed = {"a": a.to(torch.uint8).numpy(), "b": b.to(torch.uint8).numpy()}
+    return torch.from_numpy(open_session(model).run(None, feed)[0])
