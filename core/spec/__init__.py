@@ -21,6 +21,7 @@ from core.spec.network import (
     NetworkSpec,
 )
 from core.spec.zaq import ZAQ_PRESETS, ZaqConfig, ZaqSettings
+from core.spec.zeroq import ZEROQ_PRESETS, ZeroqConfig, ZeroqSettings
 
 __all__ = [
     "ANY_GRID",
@@ -31,6 +32,7 @@ __all__ = [
     "METHOD_CONFIGS",
     "PROFILES",
     "ZAQ_PRESETS",
+    "ZEROQ_PRESETS",
     "AnyBits",
     "AnyExport",
     "AnyMethod",
@@ -51,4 +53,6 @@ __all__ = [
     "Std",
     "ZaqConfig",
     "ZaqSettings",
+    "ZeroqConfig",
+    "ZeroqSettings",
 ]

@@ -9,11 +9,13 @@ from pydantic import BeforeValidator, Field
 
 from core.spec.minmax import MinMaxConfig
 from core.spec.zaq import ZaqConfig
+from core.spec.zeroq import ZeroqConfig
 
-MethodConfig = MinMaxConfig | ZaqConfig
-METHOD_CONFIGS: Mapping[str, type[MinMaxConfig] | type[ZaqConfig]] = {
+MethodConfig = MinMaxConfig | ZaqConfig | ZeroqConfig
+METHOD_CONFIGS: Mapping[str, type[MethodConfig]] = {
     "minmax": MinMaxConfig,
     "zaq": ZaqConfig,
+    "zeroq": ZeroqConfig,
 }
 
 
@@ -28,5 +30,5 @@ def _method_shorthand(value: Any) -> Any:
 
 
 AnyMethod = Annotated[
-    Annotated[MinMaxConfig | ZaqConfig, Field(discriminator="name")], BeforeValidator(_method_shorthand)
+    Annotated[MethodConfig, Field(discriminator="name")], BeforeValidator(_method_shorthand)
 ]

@@ -10,7 +10,7 @@ from torch import nn
 
 from core.context import RunContext
 from core.errors import Canceled
-from core.synthesis.distill import distill
+from core.synthesis.distill import ORIGINAL, Distilled, distill
 
 
 def trained_network() -> nn.Sequential:
@@ -33,6 +33,27 @@ def test_statistics_distance_falls(tmp_path: Path) -> None:
     assert result.images.shape == (20, 3, 12, 12)
     assert result.first_loss is not None and result.last_loss is not None
     assert result.last_loss < result.first_loss / 5
+
+
+def test_the_originals_recipe_starts_near_zero_and_matches_every_image(tmp_path: Path) -> None:
+    network = trained_network()
+
+    def distilled(iterations: int) -> Distilled:
+        return distill(
+            network,
+            (3, 12, 12),
+            images=8,
+            iterations=iterations,
+            recipe=ORIGINAL,
+            context=RunContext(tmp_path),
+        )
+
+    start, end = distilled(1), distilled(150)
+    assert start.first_loss == end.first_loss
+    assert end.first_loss is not None and end.last_loss is not None and start.last_loss is not None
+    assert end.last_loss < end.first_loss / 3
+    deviations = end.images.flatten(2).std(2)
+    assert (deviations - 1).abs().mean() < 0.3, "each image's own spread is that of normalized images"
 
 
 def test_same_seed_same_images_and_the_network_is_untouched(tmp_path: Path) -> None:
