@@ -9,6 +9,7 @@ from core.spec.bits import AnyBits, BitSpec, LayerBits
 from core.spec.budget import Budget
 from core.spec.export import ANY_GRID, PROFILES, AnyExport, ExportConfig, GridStyle, Profile
 from core.spec.fields import Count, Mean, Std
+from core.spec.gdfq import GDFQ_PRESETS, GdfqConfig, GdfqSettings
 from core.spec.job import Limits, QuantizationSpec
 from core.spec.methods import METHOD_CONFIGS, AnyMethod, MethodConfig
 from core.spec.minmax import MinMaxConfig
@@ -25,6 +26,7 @@ from core.spec.zeroq import ZEROQ_PRESETS, ZeroqConfig, ZeroqSettings
 
 __all__ = [
     "ANY_GRID",
+    "GDFQ_PRESETS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAX_CLASSES",
@@ -41,6 +43,8 @@ __all__ = [
     "ClassNames",
     "Count",
     "ExportConfig",
+    "GdfqConfig",
+    "GdfqSettings",
     "GridStyle",
     "LayerBits",
     "Limits",

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from core.spec.gdfq import GdfqConfig
 from core.spec.minmax import MinMaxConfig
 from core.spec.zaq import ZaqConfig
 from core.spec.zeroq import ZeroqConfig
 
-MethodConfig = MinMaxConfig | ZaqConfig | ZeroqConfig
+MethodConfig = MinMaxConfig | ZaqConfig | GdfqConfig | ZeroqConfig
 METHOD_CONFIGS: Mapping[str, type[MethodConfig]] = {
+    "gdfq": GdfqConfig,
     "minmax": MinMaxConfig,
     "zaq": ZaqConfig,
     "zeroq": ZeroqConfig,

@@ -60,7 +60,7 @@ ZEROQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "service": {
         "images": 64,
         "batch_size": 64,
-        "iterations": 100,
+        "iterations": 50,
         "distillation": "batch",
         "ranges": "error",
     },
