@@ -346,7 +346,13 @@ class _Job:
         return None if self.dataset is None else self.dataset.class_names(self.loaded.num_classes)
 
     def artifacts(self, student: Student, summary: Summary, report: Report) -> list[ArtifactFile]:
-        write_grid(summary.images, self.output / "samples.png", self.loaded.mean, self.loaded.std)
+        write_grid(
+            summary.images,
+            self.output / "samples.png",
+            self.loaded.mean,
+            self.loaded.std,
+            labels=summary.labels,
+        )
         tensors = {name: t.detach().contiguous() for name, t in student.graph.state_dict().items()}
         safetensors.torch.save_file(tensors, self.output / "student.safetensors", {"format": "pt"})
         return [
