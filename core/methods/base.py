@@ -28,7 +28,7 @@ class Summary:
 
     iterations: int
     seconds: float
-    stopped_by: Literal["iterations", "seconds", "calibrated"]
+    stopped_by: Literal["iterations", "seconds", "no_progress", "calibrated"]
     images: Tensor
     labels: Tensor | None = None
     losses: list[dict[str, float]] = field(default_factory=list)

@@ -25,11 +25,10 @@ Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,19 +36,21 @@ from torch.nn import functional as F
 
 from core.context import RunContext
 from core.errors import Diverged
-from core.fake_quant.insert import Student, parameters_in_groups
+from core.fake_quant.insert import Student
 from core.fake_quant.observers import MinError, MovingAverage
 from core.methods.base import Summary, class_count, image_shape, thinned
 from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
-from core.methods.guard import Guard, Part
+from core.methods.early_stop import IMAGES, EarlyStop
+from core.methods.guard import Part
 from core.methods.inundation import inundated
+from core.methods.optimizers import Schedule, student_optimizer
+from core.methods.softened import softened_kl
+from core.methods.training import Losses, train
 from core.spec import GdfqConfig, GdfqSettings
 from core.synthesis.conditional import ClassNoise, build
 from core.synthesis.distill import distill, frozen
 from core.synthesis.statistics import BatchNormStatistics
-
-Losses = dict[str, float]
 
 _CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
 _SHOWN_CLASSES, _SHOWN_IMAGES = 10, 8  # of each of these classes
@@ -75,18 +76,20 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
                 prepare(teacher, student, settings, clock, context)
             lesson = Lesson(teacher, student, statistics, settings, context)
             _warm_up(lesson, clock, context, before)
+        stop = lesson.early_stop() if settings.patience else None
         with context.phase("training"):
-            history = list(_train(lesson, clock, context, notes))
+            history = train(lesson, clock, context, notes, stop)
         student.learn_ranges(False)
+        found = stop.finish(clock.iterations) if stop else {}
         images, labels, measures = lesson.shown_images()
     return Summary(
         iterations=clock.iterations,
         seconds=clock.seconds(),
-        stopped_by="iterations" if settings.budget.iterations else "seconds",
+        stopped_by=clock.stopped_by(),
         images=images,
         labels=labels,
         losses=thinned(history),
-        measures=measures,
+        measures=measures | found,
         settings=asdict(settings),
         notes=notes,
     )
@@ -120,21 +123,6 @@ def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int) -> 
             context.step(before + step + 1, before + steps, lesson.warm_up_step())
 
 
-def _train(lesson: Lesson, clock: Clock, context: RunContext, notes: list[str]) -> Iterator[Losses]:
-    """The losses of each iteration, until the budget is spent."""
-    guard = Guard(lesson.parts(), "student", notes, restored=lambda: None)
-    while (done := clock.training_share()) < 1:
-        lesson.set_rates(done, guard.rate)
-        try:
-            losses = lesson.iteration()
-        except Diverged:  # the activations are not finite: no loss will be
-            losses = {"student": math.nan}
-        clock.iterations += 1
-        if guard.accepts(clock.iterations, losses):
-            context.step(clock.iterations, clock.expected_iterations(), losses)
-            yield {"iteration": float(clock.iterations), **losses}
-
-
 class Lesson:
     """Generator and student, each with the optimizer that it learns by."""
 
@@ -153,23 +141,18 @@ class Lesson:
         self.noise = ClassNoise(settings.latent_dim, classes, context.device, random)
         self.generator = build(image_shape(teacher), classes, settings.latent_dim, settings.generator)
         self.generator.to(context.device)
-        self.weights, scales = parameters_in_groups(student)
-        groups: list[dict[str, Any]] = [{"params": self.weights, "weight_decay": settings.weight_decay}]
-        if settings.ranges == "learned":
-            student.learn_ranges(True)
-            groups.append({"params": scales, "lr": settings.range_lr})
-        self.student_optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adam":
-            self.student_optimizer = torch.optim.Adam(groups, lr=settings.student_lr)
-        else:
-            self.student_optimizer = torch.optim.SGD(
-                groups, lr=settings.student_lr, momentum=0.9, nesterov=True
-            )
+        self.student_optimizer = student_optimizer(
+            student,
+            settings.optimizer,
+            lr=settings.student_lr,
+            weight_decay=settings.weight_decay,
+            range_lr=settings.range_lr if settings.ranges == "learned" else None,
+        )
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=settings.generator_lr, betas=(0.5, 0.999)
         )
         self.optimizers = (self.student_optimizer, self.generator_optimizer)
-        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+        self.schedule = Schedule(self.optimizers, settings.schedule, parts=4)
         self.share = 0.0
 
     def warm_up_step(self) -> Losses:
@@ -226,7 +209,7 @@ class Lesson:
         self.student_optimizer.zero_grad()
         loss.backward()
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip_norm)
         with inundated(self.student, self.share):
             self.student_optimizer.step()
         self.student.constrain()
@@ -238,12 +221,16 @@ class Lesson:
 
     def set_rates(self, done: float, factor: float) -> None:
         """Learning rates when the share `done` of the budget is spent."""
-        steps = self.settings.schedule == "steps"
-        fall = 0.1 ** int(4 * done) if steps else 0.5 + 0.5 * math.cos(math.pi * done)
-        self.share = (self.settings.inundation or 0.0) * fall * factor
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * fall * factor
+        self.share = (self.settings.inundation or 0.0) * self.schedule.set(done, factor)
+
+    @torch.no_grad()
+    def early_stop(self) -> EarlyStop:
+        """On images of the generator as it is now, which the student will never be trained on."""
+        assert self.settings.patience is not None
+        self.statistics.enabled = False
+        x_NCHW = self.generator(*self.noise(IMAGES))
+        loss = partial(softened_kl, temperature=self.settings.temperature)
+        return EarlyStop(self.student, x_NCHW, self.teacher(x_NCHW), loss, self.settings.patience)
 
     @torch.no_grad()
     def shown_images(self) -> tuple[Tensor, Tensor, Losses]:
@@ -262,9 +249,5 @@ class Lesson:
     def parts(self) -> Sequence[Part]:
         return self.student, self.generator, *self.optimizers
 
-
-def softened_kl(logits_NC: Tensor, wanted_NC: Tensor, temperature: float) -> Tensor:
-    """Scalar: T^2 KL(softmax(wanted / T) | softmax(logits / T)), averaged over batch and classes."""
-    student_NC = F.log_softmax(logits_NC / temperature, dim=1)
-    teacher_NC = F.log_softmax(wanted_NC / temperature, dim=1)
-    return temperature**2 * F.kl_div(student_NC, teacher_NC, reduction="none", log_target=True).mean()
+    def restored(self) -> None:
+        """Nothing else has a state."""

@@ -31,7 +31,7 @@ class GdfqConfig:
     student_steps: Annotated[int, Strict(), Field(ge=1, le=100)] | None = None
     latent_dim: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     warmup_iterations: Annotated[int, Strict(), Field(ge=1)] | None = None
-    optimizer: Literal["sgd", "adam"] | None = None
+    optimizer: Literal["nesterov", "adam"] | None = None
     student_lr: Positive | None = None
     generator_lr: Positive | None = None
     weight_decay: NonNegative | None = None
@@ -45,6 +45,7 @@ class GdfqConfig:
     range_lr: Positive | None = None
     schedule: Literal["cosine", "steps"] | None = None
     clip_norm: Positive | None = None
+    patience: Annotated[int, Strict(), Field(ge=1)] | None = None
     inundation: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
 
     def resolved(self) -> GdfqSettings:
@@ -65,7 +66,8 @@ class GdfqSettings:
     calibrated and then learned at `range_lr`, or moving averages over the warm-up. `schedule`:
     learning rates fall as a cosine to zero, or tenfold after each quarter. `clip_norm` bounds the norm of
     the student's gradient. `inundation`: the share of a layer's integer weights that a step changes at
-    least.
+    least. `patience`: iterations without progress on held-back images after which training ends; with
+    it the best state is the result, null: the last.
     """
 
     preset: str
@@ -75,7 +77,7 @@ class GdfqSettings:
     student_steps: int
     latent_dim: int
     warmup_iterations: int
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Literal["nesterov", "adam"]
     student_lr: float
     generator_lr: float
     weight_decay: float
@@ -89,6 +91,7 @@ class GdfqSettings:
     range_lr: float
     schedule: Literal["cosine", "steps"]
     clip_norm: float | None
+    patience: int | None
     inundation: float | None
 
 
@@ -115,6 +118,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "cosine",
         "clip_norm": None,
+        "patience": 30,
         "inundation": None,
     },
     # The authors' code (CIFAR): 400 epochs x 200 iterations, the first 4 epochs for the generator alone.
@@ -125,7 +129,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "student_steps": 1,
         "latent_dim": 100,
         "warmup_iterations": 800,
-        "optimizer": "sgd",
+        "optimizer": "nesterov",
         "student_lr": 1e-4,
         "generator_lr": 1e-3,
         "weight_decay": 1e-4,
@@ -139,6 +143,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "steps",
         "clip_norm": None,
+        "patience": None,
         "inundation": None,
     },
 }

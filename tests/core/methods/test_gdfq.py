@@ -16,8 +16,9 @@ from core.fake_quant.affine import unsigned_grid
 from core.fake_quant.insert import Student, build_student
 from core.methods import gdfq
 from core.methods.clock import Clock
-from core.methods.gdfq import Lesson, softened_kl
+from core.methods.gdfq import Lesson
 from core.methods.inundation import crossing_factor
+from core.methods.softened import softened_kl
 from core.spec import PROFILES, BitSpec, Budget, GdfqConfig
 from core.synthesis.distill import frozen
 from core.synthesis.statistics import BatchNormStatistics
@@ -276,12 +277,12 @@ def test_without_bn_its_classes_alone_guide_the_generator(
     student = student_of(teacher_without_bn, config)
     summary = gdfq.run(teacher_without_bn, student, config, context(tmp_path))
     assert any("No batch-normalization statistics" in note for note in summary.notes)
-    assert summary.measures.keys() == {"recognized"}
+    assert "recognized" in summary.measures and "bn_statistics" not in summary.measures
     assert all(q.calibrated for q in student.activation_quantizers().values())
 
 
 def test_hopeless_learning_rates_end_as_diverged(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    config = replace(SMALL, optimizer="sgd", student_lr=1e30, budget=Budget(iterations=20))
+    config = replace(SMALL, optimizer="nesterov", student_lr=1e30, budget=Budget(iterations=20))
     with pytest.raises(Diverged) as caught:
         gdfq.run(teacher, student_of(teacher), config, context(tmp_path))
     assert caught.value.code == "diverged"
