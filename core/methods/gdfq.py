@@ -6,15 +6,14 @@ batch normalization knows; the student S learns P's answers on them:
     L_G = CE(P(x), y) + bn_weight BNS(P, x)
     L_S = ce_weight CE(S(x), y) + kl_weight T^2 mean KL(softmax(P(x) / T) | softmax(S(x) / T))
 
-The KL is averaged over batch *and* classes, as the authors' code has it: per image, its weight is
-kl_weight T^2 / classes, 40 for ten classes. G warms up alone; after that each iteration is one step
-of G and one of S on the same batch, for which P runs once (`student_steps` - 1 more of S see fresh
-images). S is in evaluation mode throughout.
+The KL is averaged over batch *and* classes, as the authors' code has it: per image it weighs
+kl_weight T^2 / classes. G warms up alone; after that each iteration is one step of G and one of S on
+the same batch, for which P runs once (`student_steps` - 1 more of S see fresh images).
 
-`preset: paper` is the authors' code: batch normalization kept, gains and offsets trained, activation
-ranges as moving averages over the warm-up, then frozen. Deviations: the moving average is corrected
-for its start once (theirs corrects what it has already corrected, and peaks at 3945 times the
-range), grids are this service's, and nothing is selected by test accuracy.
+`preset: paper` is the authors' code: batch normalization kept in evaluation mode, gains and offsets
+trained, ranges as moving averages over the warm-up, then frozen. Deviations: the average is corrected
+for its start once (theirs also corrects what it has corrected), grids are this service's, and nothing
+is selected by test accuracy.
 
 `preset: service` is bounded: batch normalization folded, ranges of least rounding error on distilled
 images, then learned; KL alone, as AIT (arXiv 2203.17008) found better; `inundation` is AIT's other
@@ -26,7 +25,7 @@ Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
 
@@ -37,24 +36,22 @@ from torch.nn import functional as F
 from core.context import RunContext
 from core.errors import Diverged
 from core.fake_quant.insert import Student
-from core.fake_quant.observers import MinError, MovingAverage
+from core.fake_quant.observers import MovingAverage
 from core.methods.base import Summary, class_count, image_shape, thinned
-from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
 from core.methods.inundation import inundated
 from core.methods.optimizers import Schedule, student_optimizer
+from core.methods.prepare import SYNTHESIS_SHARE, prepare
 from core.methods.softened import softened_kl
 from core.methods.training import Losses, train
 from core.spec import GdfqConfig, GdfqSettings
 from core.synthesis.conditional import ClassNoise, build
-from core.synthesis.distill import distill, frozen
+from core.synthesis.distill import frozen
 from core.synthesis.statistics import BatchNormStatistics
 
-_CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
 _SHOWN_CLASSES, _SHOWN_IMAGES = 10, 8  # of each of these classes
-_SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and the generator's warm-up
 
 
 def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: RunContext) -> Summary:
@@ -66,14 +63,14 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
     with ExitStack() as stack:
         stack.enter_context(frozen(teacher))
         statistics = stack.enter_context(BatchNormStatistics(teacher, settings.statistics))
+        statistics.enabled = False  # until the generator asks for them
         if statistics.layers == 0:
             notes.append("No batch-normalization statistics: only its classes guide the generator.")
         student.eval()
         with context.phase("synthesizing"):
             before = 0
             if settings.ranges != "average":
-                before = _CALIBRATION_ITERATIONS if statistics.layers else 0
-                prepare(teacher, student, settings, clock, context)
+                before = prepare(teacher, student, clock, context, settings.warmup_iterations)
             lesson = Lesson(teacher, student, statistics, settings, context)
             _warm_up(lesson, clock, context, before)
         stop = lesson.early_stop() if settings.patience else None
@@ -95,30 +92,12 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
     )
 
 
-def prepare(
-    teacher: fx.GraphModule, student: Student, settings: GdfqSettings, clock: Clock, context: RunContext
-) -> None:
-    """Brings the student to where training starts: ranges of least rounding error on distilled images."""
-    images = distill(
-        teacher,
-        image_shape(teacher),
-        images=_CALIBRATION_IMAGES,
-        iterations=_CALIBRATION_ITERATIONS,
-        context=context,
-        enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
-        later_steps=settings.warmup_iterations,
-    ).images
-    calibrate(student, images, context, MinError)
-
-
 def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int) -> None:
     """The generator alone, at least one step; `before` steps were reported in the phase."""
-    steps = lesson.settings.warmup_iterations
-    with ExitStack() as stack:
-        if lesson.settings.ranges == "average":
-            stack.enter_context(lesson.student.observing(MovingAverage))
+    steps, averaged = lesson.settings.warmup_iterations, lesson.settings.ranges == "average"
+    with lesson.student.observing(MovingAverage) if averaged else nullcontext():
         for step in range(steps):
-            if step and clock.share() > _SYNTHESIS_SHARE:
+            if step and clock.share() > SYNTHESIS_SHARE:
                 break
             context.step(before + step + 1, before + steps, lesson.warm_up_step())
 
@@ -136,11 +115,11 @@ class Lesson:
     ) -> None:
         self.teacher, self.student, self.statistics = teacher, student, statistics
         self.settings, self.context = settings, context
-        classes = class_count(teacher)
-        random = torch.Generator().manual_seed(context.seed)
-        self.noise = ClassNoise(settings.latent_dim, classes, context.device, random)
-        self.generator = build(image_shape(teacher), classes, settings.latent_dim, settings.generator)
-        self.generator.to(context.device)
+        self.classes = class_count(teacher)
+        self.noise = self.noise_of(context.seed)
+        kind, eps = settings.generator, settings.generator_eps
+        generator = build(image_shape(teacher), self.classes, settings.latent_dim, kind, eps)
+        self.generator = generator.to(context.device)
         self.student_optimizer = student_optimizer(
             student,
             settings.optimizer,
@@ -151,8 +130,8 @@ class Lesson:
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), lr=settings.generator_lr, betas=(0.5, 0.999)
         )
-        self.optimizers = (self.student_optimizer, self.generator_optimizer)
-        self.schedule = Schedule(self.optimizers, settings.schedule, parts=4)
+        optimizers = (self.student_optimizer, self.generator_optimizer)
+        self.schedule = Schedule(optimizers, settings.schedule, parts=4)
         self.share = 0.0
 
     def warm_up_step(self) -> Losses:
@@ -186,8 +165,7 @@ class Lesson:
     def generator_step(self, wanted_NC: Tensor, y_N: Tensor) -> Losses:
         loss = F.cross_entropy(wanted_NC, y_N)
         losses = {"generator_ce": loss.item()}
-        bn_loss = self.statistics.loss()
-        if bn_loss is not None:
+        if (bn_loss := self.statistics.loss()) is not None:
             loss = loss + self.settings.bn_weight * bn_loss
             losses["bn_statistics"] = bn_loss.item()
         self.generator_optimizer.zero_grad()
@@ -215,6 +193,10 @@ class Lesson:
         self.student.constrain()
         return {"student": loss.item(), **losses}
 
+    def noise_of(self, seed: int) -> ClassNoise:
+        random = torch.Generator().manual_seed(seed)
+        return ClassNoise(self.settings.latent_dim, self.classes, self.context.device, random)
+
     def images(self) -> tuple[Tensor, Tensor]:
         z_ND, y_N = self.noise(self.settings.batch_size)
         return self.generator(z_ND, y_N), y_N
@@ -228,26 +210,24 @@ class Lesson:
         """On images of the generator as it is now, which the student will never be trained on."""
         assert self.settings.patience is not None
         self.statistics.enabled = False
-        x_NCHW = self.generator(*self.noise(IMAGES))
+        x_NCHW = self.generator(*self.noise_of(self.context.seed + 1)(IMAGES))
         loss = partial(softened_kl, temperature=self.settings.temperature)
         return EarlyStop(self.student, x_NCHW, self.teacher(x_NCHW), loss, self.settings.patience)
 
     @torch.no_grad()
     def shown_images(self) -> tuple[Tensor, Tensor, Losses]:
         """Fresh images that nobody trained on, their classes, how the teacher sees them."""
-        classes = self.noise.classes
-        shown = torch.linspace(0, classes - 1, min(classes, _SHOWN_CLASSES)).round().long()
+        shown = torch.linspace(0, self.classes - 1, min(self.classes, _SHOWN_CLASSES)).round().long()
         y_N = shown.repeat(_SHOWN_IMAGES).to(self.context.device)
         x_NCHW = self.generator(self.noise.latents(len(y_N)), y_N)
         recognized = (self.look(x_NCHW).argmax(1) == y_N).float().mean()
         measures = {"recognized": 100 * recognized.item()}
-        loss = self.statistics.loss()
-        if loss is not None:
+        if (loss := self.statistics.loss()) is not None:
             measures["bn_statistics"] = loss.item()
         return x_NCHW.cpu(), y_N.cpu(), measures
 
     def parts(self) -> Sequence[Part]:
-        return self.student, self.generator, *self.optimizers
+        return self.student, self.generator, *self.schedule.optimizers
 
     def restored(self) -> None:
-        """Nothing else has a state."""
+        pass

@@ -38,24 +38,22 @@ from torch.nn import functional as F
 
 from core.context import RunContext
 from core.fake_quant.insert import Student, parameters_in_groups
-from core.fake_quant.observers import MinError, MinMax
+from core.fake_quant.observers import MinMax
 from core.methods.base import Summary, image_shape, thinned
-from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
 from core.methods.discrepancy import DISCREPANCIES
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
 from core.methods.optimizers import Schedule, student_optimizer
+from core.methods.prepare import SYNTHESIS_SHARE, prepare
 from core.methods.training import Losses, train
 from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
-from core.synthesis.distill import distill, frozen
+from core.synthesis.distill import frozen
 from core.synthesis.generators import Generator, LatentNoise
 from core.synthesis.statistics import BatchNormStatistics
 
-_CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
 _SHOWN = 64
-_SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and the generator's warm-up
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: RunContext) -> Summary:
@@ -73,20 +71,10 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         with context.phase("synthesizing"):
             before = 0
             if settings.ranges != "widening":
-                before = _CALIBRATION_ITERATIONS if statistics.layers else 0
-                images = distill(
-                    teacher,
-                    image_shape(teacher),
-                    images=_CALIBRATION_IMAGES,
-                    iterations=_CALIBRATION_ITERATIONS,
-                    context=context,
-                    enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
-                    later_steps=settings.warmup_iterations,
-                ).images
-                calibrate(student, images, context, MinError)
+                before = prepare(teacher, student, clock, context, settings.warmup_iterations)
             game = Game(teacher, student, statistics, settings, context)
             for step in range(settings.warmup_iterations):
-                if statistics.layers == 0 or clock.share() > _SYNTHESIS_SHARE:
+                if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:
                     break
                 losses = game.warm_up_step()
                 done = before + step + 1
@@ -226,7 +214,9 @@ class Game:
         """On images of the generator as it is now, which the student will never be trained on."""
         assert self.settings.patience is not None
         self.statistics.enabled = False
-        x_NCHW = self.generator(self.noise(IMAGES))
+        random = torch.Generator().manual_seed(self.context.seed + 1)  # the game's own sequence goes on
+        noise = LatentNoise(self.settings.latent_dim, self.context.device, random)
+        x_NCHW = self.generator(noise(IMAGES))
         wanted_NC = self.run_teacher(x_NCHW)[0]
         return EarlyStop(self.student, x_NCHW, wanted_NC, F.l1_loss, self.settings.patience)
 

@@ -27,6 +27,7 @@ class GdfqConfig:
     preset: Literal["service", "paper"] = "service"
     budget: Budget | None = None
     generator: Literal["product", "conditional"] | None = None
+    generator_eps: Positive | None = None
     batch_size: Annotated[int, Strict(), Field(ge=2, le=4096)] | None = None
     student_steps: Annotated[int, Strict(), Field(ge=1, le=100)] | None = None
     latent_dim: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
@@ -60,7 +61,8 @@ class GdfqSettings:
     """What GDFQ runs with.
 
     L_G = CE(P(x), y) + bn_weight BNS;  L_S = ce_weight CE(S(x), y) + kl_weight T^2 KL
-    (core/methods/gdfq.py). `generator` null: by the image's side. The generator alone takes
+    (core/methods/gdfq.py). `generator` null: by the image's side; `generator_eps` that of its batch
+    normalizations (`core.synthesis.conditional`). The generator alone takes
     `warmup_iterations` first; then every iteration is one step of it and `student_steps` of the student.
     `statistics`: which measure BNS is. `ranges`: activation ranges calibrated on distilled images,
     calibrated and then learned at `range_lr`, or moving averages over the warm-up. `schedule`:
@@ -73,6 +75,7 @@ class GdfqSettings:
     preset: str
     budget: Budget
     generator: Literal["product", "conditional"] | None
+    generator_eps: float
     batch_size: int
     student_steps: int
     latent_dim: int
@@ -99,7 +102,8 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Bounded; the values and the measurements behind them: docs/methods/gdfq.md.
     "service": {
         "budget": Budget(iterations=150),
-        "generator": None,
+        "generator": "conditional",
+        "generator_eps": 1e-5,
         "batch_size": 64,
         "student_steps": 4,
         "latent_dim": 100,
@@ -125,6 +129,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "budget": Budget(iterations=79_200),
         "generator": None,
+        "generator_eps": 0.8,
         "batch_size": 200,
         "student_steps": 1,
         "latent_dim": 100,

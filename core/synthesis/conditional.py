@@ -4,8 +4,8 @@
     conditional   z -> Linear -> trunk whose batch normalizations  theirs for ImageNet
                   have a gain and an offset for each class
 
-In both, all of the trunk's batch normalizations but the first have the authors' eps of .8, which keeps
-a batch's quiet channels quiet. The last one has no affine and gives the images mean 0 and variance 1 in
+All of the trunk's batch normalizations but the first take `eps`, which is .8 in the authors' code. The last
+one has no affine and gives the images mean 0 and variance 1 in
 each channel: the network's own normalized space, whatever mean and std its pixels are normalized by.
 
 Shapes: z_ND latents; y_N classes, int64; x_NCHW.
@@ -22,18 +22,18 @@ from core.synthesis.generators import Generator
 
 Kind = Literal["product", "conditional"]
 
-_EPS = 0.8
+EPS = 1e-5
 _LARGEST_PRODUCT = 64
 
 
 class ProductGenerator(Generator):
     """(z [N, latent_dim], classes [N]) to images [N, *shape]; the class scales each component of z."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int = 100) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, eps: float = EPS) -> None:
         super().__init__(shape, latent_dim)
         self.embedding = nn.Embedding(classes, latent_dim)
         for norm in _norms(self.trunk)[1:]:
-            norm.eps = _EPS
+            norm.eps = eps
 
     def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(self.embedding(y_N) * z_ND)
@@ -42,10 +42,10 @@ class ProductGenerator(Generator):
 class ConditionalGenerator(Generator):
     """(z [N, latent_dim], classes [N]) to images [N, *shape]; the class sets gains and offsets."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int = 100) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, latent_dim: int, eps: float = EPS) -> None:
         super().__init__(shape, latent_dim)
         for index, norm in enumerate(_norms(self.trunk)):
-            new = ConditionalBatchNorm2d(norm.num_features, classes, eps=_EPS if index else norm.eps)
+            new = ConditionalBatchNorm2d(norm.num_features, classes, eps=eps if index else norm.eps)
             self.trunk[_position(self.trunk, norm)] = new
 
     def forward(self, z_ND: Tensor, y_N: Tensor) -> Tensor:  # type: ignore[override]
@@ -75,12 +75,12 @@ class ConditionalBatchNorm2d(nn.BatchNorm2d):
 
 
 def build(
-    shape: tuple[int, int, int], classes: int, latent_dim: int, kind: Kind | None = None
+    shape: tuple[int, int, int], classes: int, latent_dim: int, kind: Kind | None = None, eps: float = EPS
 ) -> ProductGenerator | ConditionalGenerator:
     """The generator of a kind; absent, of the one that the authors chose for images of that side."""
     kind = kind or ("product" if max(shape[1:]) <= _LARGEST_PRODUCT else "conditional")
     make = ProductGenerator if kind == "product" else ConditionalGenerator
-    return make(shape, classes, latent_dim)
+    return make(shape, classes, latent_dim, eps)
 
 
 class ClassNoise:

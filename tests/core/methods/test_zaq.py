@@ -31,8 +31,8 @@ PAPER = replace(SMALL, preset="paper", student_lr=0.01)
 
 @pytest.fixture(autouse=True)
 def _short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zaq, "_CALIBRATION_IMAGES", 16)
-    monkeypatch.setattr(zaq, "_CALIBRATION_ITERATIONS", 5)
+    monkeypatch.setattr("core.methods.prepare._IMAGES", 16)
+    monkeypatch.setattr("core.methods.prepare._ITERATIONS", 5)
 
 
 def context(tmp_path: Path, **options: Any) -> RunContext:
