@@ -8,7 +8,8 @@ batch normalization knows; the student S learns P's answers on them:
 
 The KL is averaged over batch *and* classes, as the authors' code has it: per image it weighs
 kl_weight T^2 / classes. G warms up alone; after that each iteration is one step of G and one of S on
-the same batch, for which P runs once (`student_steps` - 1 more of S see fresh images).
+the same batch, for which P runs once; of `student_steps` - 1 more of S, every other sees fresh images,
+those between them distilled ones (`distilled_images`, not in the paper).
 
 `preset: paper` is the authors' code: batch normalization kept in evaluation mode, gains and offsets
 trained, ranges as moving averages over the warm-up, then frozen. Deviations: the average is corrected
@@ -37,13 +38,14 @@ from core.context import RunContext
 from core.errors import Diverged
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MovingAverage
+from core.methods.answered import Answered
 from core.methods.base import Summary, class_count, image_shape, thinned
 from core.methods.clock import Clock
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
 from core.methods.inundation import inundated
 from core.methods.optimizers import Schedule, student_optimizer
-from core.methods.prepare import SYNTHESIS_SHARE, prepare
+from core.methods.prepare import SYNTHESIS_SHARE, Prepared, prepare
 from core.methods.softened import softened_kl
 from core.methods.training import Losses, train
 from core.spec import GdfqConfig, GdfqSettings
@@ -68,11 +70,12 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
             notes.append("No batch-normalization statistics: only its classes guide the generator.")
         student.eval()
         with context.phase("synthesizing"):
-            before = 0
+            prepared = Prepared(None, steps=0)
             if settings.ranges != "average":
-                before = prepare(teacher, student, clock, context, settings.warmup_iterations)
-            lesson = Lesson(teacher, student, statistics, settings, context)
-            _warm_up(lesson, clock, context, before)
+                count, later = settings.distilled_images, settings.warmup_iterations
+                prepared = prepare(teacher, student, clock, context, images=count, later_steps=later)
+            lesson = Lesson(teacher, student, statistics, settings, context, prepared.images)
+            _warm_up(lesson, clock, context, prepared.steps)
         stop = lesson.early_stop() if settings.patience else None
         with context.phase("training"):
             history = train(lesson, clock, context, notes, stop)
@@ -112,6 +115,7 @@ class Lesson:
         statistics: BatchNormStatistics,
         settings: GdfqSettings,
         context: RunContext,
+        distilled: Tensor | None = None,
     ) -> None:
         self.teacher, self.student, self.statistics = teacher, student, statistics
         self.settings, self.context = settings, context
@@ -133,6 +137,9 @@ class Lesson:
         optimizers = (self.student_optimizer, self.generator_optimizer)
         self.schedule = Schedule(optimizers, settings.schedule, parts=4)
         self.share = 0.0
+        self.distilled = None
+        if settings.distilled_images and distilled is not None:
+            self.distilled = Answered(teacher, distilled, settings.batch_size, context)
 
     def warm_up_step(self) -> Losses:
         x_NCHW, y_N = self.images()
@@ -148,11 +155,15 @@ class Lesson:
         losses = self.generator_step(wanted_NC, y_N)
         losses |= self.student_step(x_NCHW.detach(), wanted_NC.detach(), y_N)
         self.statistics.enabled = False
-        for _ in range(self.settings.student_steps - 1):
+        for step in range(1, self.settings.student_steps):
             self.context.check()
-            with torch.no_grad():
-                x_NCHW, y_N = self.images()
-                wanted_NC = self.teacher(x_NCHW)
+            if self.distilled and step % 2:
+                x_NCHW, wanted_NC = self.distilled.batch()
+                y_N = wanted_NC.argmax(1)
+            else:
+                with torch.no_grad():
+                    x_NCHW, y_N = self.images()
+                    wanted_NC = self.teacher(x_NCHW)
             self.student_step(x_NCHW, wanted_NC, y_N)
         return losses
 

@@ -71,7 +71,8 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         with context.phase("synthesizing"):
             before = 0
             if settings.ranges != "widening":
-                before = prepare(teacher, student, clock, context, settings.warmup_iterations)
+                later = settings.warmup_iterations
+                before = prepare(teacher, student, clock, context, later_steps=later).steps
             game = Game(teacher, student, statistics, settings, context)
             for step in range(settings.warmup_iterations):
                 if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:

@@ -30,6 +30,7 @@ class GdfqConfig:
     generator_eps: Positive | None = None
     batch_size: Annotated[int, Strict(), Field(ge=2, le=4096)] | None = None
     student_steps: Annotated[int, Strict(), Field(ge=1, le=100)] | None = None
+    distilled_images: Annotated[int, Strict(), Field(ge=0, le=4096)] | None = None
     latent_dim: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     warmup_iterations: Annotated[int, Strict(), Field(ge=1)] | None = None
     optimizer: Literal["nesterov", "adam"] | None = None
@@ -64,6 +65,7 @@ class GdfqSettings:
     (core/methods/gdfq.py). `generator` null: by the image's side; `generator_eps` that of its batch
     normalizations (`core.synthesis.conditional`). The generator alone takes
     `warmup_iterations` first; then every iteration is one step of it and `student_steps` of the student.
+    Every second of these but the first sees some of `distilled_images` instead of the generator's.
     `statistics`: which measure BNS is. `ranges`: activation ranges calibrated on distilled images,
     calibrated and then learned at `range_lr`, or moving averages over the warm-up. `schedule`:
     learning rates fall as a cosine to zero, or tenfold after each quarter. `clip_norm` bounds the norm of
@@ -78,6 +80,7 @@ class GdfqSettings:
     generator_eps: float
     batch_size: int
     student_steps: int
+    distilled_images: int
     latent_dim: int
     warmup_iterations: int
     optimizer: Literal["nesterov", "adam"]
@@ -101,27 +104,28 @@ class GdfqSettings:
 GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Bounded; the values and the measurements behind them: docs/methods/gdfq.md.
     "service": {
-        "budget": Budget(iterations=150),
+        "budget": Budget(iterations=60),
         "generator": "conditional",
         "generator_eps": 1e-5,
         "batch_size": 64,
         "student_steps": 4,
+        "distilled_images": 256,
         "latent_dim": 100,
         "warmup_iterations": 100,
-        "optimizer": "adam",
-        "student_lr": 1e-3,
-        "generator_lr": 1e-3,
+        "optimizer": "nesterov",
+        "student_lr": 1e-2,
+        "generator_lr": 1e-2,
         "weight_decay": 0.0,
         "ce_weight": 0.0,
         "kl_weight": 1.0,
         "temperature": 20.0,
-        "bn_weight": 1.0,
+        "bn_weight": 3.0,
         "statistics": "std",
         "fold_bn": True,
         "ranges": "learned",
         "range_lr": 1e-3,
         "schedule": "cosine",
-        "clip_norm": None,
+        "clip_norm": 1.0,
         "patience": 30,
         "inundation": None,
     },
@@ -132,6 +136,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "generator_eps": 0.8,
         "batch_size": 200,
         "student_steps": 1,
+        "distilled_images": 0,
         "latent_dim": 100,
         "warmup_iterations": 800,
         "optimizer": "nesterov",

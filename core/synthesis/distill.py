@@ -26,6 +26,8 @@ from torch.nn import functional as F
 from core.context import RunContext
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
 
+BATCH = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -64,7 +66,7 @@ def distill(
     images: int,
     iterations: int,
     context: RunContext,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     recipe: Recipe = DEFAULT,
     random: torch.Generator | None = None,
     enough: Callable[[], bool] = lambda: False,

@@ -87,7 +87,14 @@ def test_measuring_leaves_ranges_statistics_and_mode_alone(teacher: fx.GraphModu
 
 
 ZAQ = ZaqConfig(batch_size=8, latent_dim=8, warmup_iterations=2, student_steps=1, patience=EVERY)
-GDFQ = GdfqConfig(batch_size=8, latent_dim=8, warmup_iterations=2, student_steps=1, patience=EVERY)
+GDFQ = GdfqConfig(
+    batch_size=8,
+    latent_dim=8,
+    warmup_iterations=2,
+    student_steps=1,
+    distilled_images=16,
+    patience=EVERY,
+)
 
 
 @pytest.mark.parametrize("config", [ZAQ, GDFQ], ids=["zaq", "gdfq"])

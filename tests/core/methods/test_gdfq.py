@@ -15,16 +15,20 @@ from core.errors import Canceled, Diverged
 from core.fake_quant.affine import unsigned_grid
 from core.fake_quant.insert import Student, build_student
 from core.methods import gdfq
+from core.methods.answered import Answered
+from core.methods.base import image_shape
 from core.methods.clock import Clock
 from core.methods.gdfq import Lesson
 from core.methods.inundation import crossing_factor
 from core.methods.prepare import prepare
 from core.methods.softened import softened_kl
 from core.spec import PROFILES, BitSpec, Budget, GdfqConfig
-from core.synthesis.distill import frozen
+from core.synthesis.distill import distill, frozen
 from core.synthesis.statistics import BatchNormStatistics
 
-SMALL = GdfqConfig(budget=Budget(iterations=3), batch_size=8, latent_dim=8, warmup_iterations=2)
+SMALL = GdfqConfig(
+    budget=Budget(iterations=3), batch_size=8, latent_dim=8, warmup_iterations=2, distilled_images=16
+)
 PAPER = replace(SMALL, preset="paper")
 PRESETS = pytest.mark.parametrize("config", [SMALL, PAPER], ids=["service", "paper"])
 
@@ -173,6 +177,38 @@ def test_learned_ranges_move_and_calibrated_ones_do_not(teacher: fx.GraphModule,
             scales[ranges, iterations] = torch.stack([q.scale.detach() for q in found])
     assert torch.equal(scales["calibrated", 1], scales["calibrated", 3])
     assert not torch.equal(scales["learned", 1], scales["learned", 3])
+
+
+def test_every_other_further_step_sees_distilled_images(
+    teacher: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    step = Lesson.student_step
+
+    def watched(lesson: Lesson, x_NCHW: Tensor, wanted_NC: Tensor, y_N: Tensor) -> dict[str, float]:
+        seen.append(x_NCHW)
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(x_NCHW), wanted_NC)
+        return step(lesson, x_NCHW, wanted_NC, y_N)
+
+    monkeypatch.setattr(Lesson, "student_step", watched)
+    run = context(tmp_path)
+    images = distill(teacher, image_shape(teacher), images=16, iterations=5, context=run).images
+    gdfq.run(teacher, student_of(teacher), replace(SMALL, student_steps=4), run)
+    distilled = [any(torch.equal(x[0], image) for image in images) for x in seen]
+    assert distilled == [False, True, False, True] * 3
+
+
+def test_answered_batches_show_every_image_as_often(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    images = torch.randn(10, *image_shape(teacher))
+    answered = Answered(teacher, images, 4, context(tmp_path))
+    seen = [answered.batch() for _ in range(6)]
+    assert [len(x) for x, _ in seen] == [4, 4, 2] * 2
+    for epoch in (seen[:3], seen[3:]):
+        shown = torch.cat([x for x, _ in epoch])
+        assert sorted(shown[:, 0, 0, 0].tolist()) == sorted(images[:, 0, 0, 0].tolist())
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(shown), torch.cat([wanted for _, wanted in epoch]))
 
 
 def test_inundation_multiplies_a_move_until_the_wanted_share_of_integers_changes() -> None:
