@@ -136,7 +136,7 @@ class Lesson:
         )
         optimizers = (self.student_optimizer, self.generator_optimizer)
         self.schedule = Schedule(optimizers, settings.schedule, parts=4)
-        self.share = 0.0
+        self.inundation = 0.0
         self.distilled = None
         if settings.distilled_images and distilled is not None:
             self.distilled = Answered(teacher, distilled, settings.batch_size, context)
@@ -199,7 +199,7 @@ class Lesson:
         loss.backward()
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip_norm)
-        with inundated(self.student, self.share):
+        with inundated(self.student, self.inundation):
             self.student_optimizer.step()
         self.student.constrain()
         return {"student": loss.item(), **losses}
@@ -214,7 +214,7 @@ class Lesson:
 
     def set_rates(self, done: float, factor: float) -> None:
         """Learning rates when the share `done` of the budget is spent."""
-        self.share = (self.settings.inundation or 0.0) * self.schedule.set(done, factor)
+        self.inundation = (self.settings.inundation or 0.0) * self.schedule.set(done, factor)
 
     @torch.no_grad()
     def early_stop(self) -> EarlyStop:

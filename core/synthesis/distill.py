@@ -74,21 +74,22 @@ def distill(
 ) -> Distilled:
     """Makes `images` images of `shape` (C, H, W) in batches, `iterations` Adam steps a batch.
 
-    `network` must be in eval mode; its parameters get no gradients. A batch is left as it is once
-    `enough()` says so, and a batch not yet begun gets one step. `later_steps` is how many steps the caller
+    `network` must be in eval mode; its parameters get no gradients. Once `enough()` says so, the batch at
+    hand is left as it is, and those not yet begun are left out. `later_steps` is how many steps the caller
     will report after these in the same phase. Raises Canceled and DeadlineExceeded.
     """
     random = random or torch.Generator().manual_seed(context.seed)
     # Balanced, because a last batch of one or two images has statistics of its own.
     noise = torch.randn(images, *shape, generator=random) * recipe.initial_std
-    batches = list(noise.chunk(-(-images // batch_size)))
+    batches = noise.chunk(-(-images // batch_size))
     steps = iterations * len(batches)
+    done: list[Tensor] = []
     firsts: list[float] = []
     lasts: list[float] = []
     with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
             return Distilled(noise / recipe.initial_std)
-        for index, start in enumerate(batches):
+        for start in batches:
             x_NCHW = start.to(context.device, memory_format=torch.channels_last).requires_grad_()
             optimizer = torch.optim.Adam([x_NCHW], lr=recipe.learning_rate)
             fall = _schedule(recipe, optimizer, iterations)
@@ -100,15 +101,17 @@ def distill(
                 fall(loss)
                 if step == 0:
                     firsts.append(distance.item())
-                done = index * iterations + step + 1
-                context.step(done, steps + later_steps, {"bn_statistics": distance.item()})
+                so_far = len(done) * iterations + step + 1
+                context.step(so_far, steps + later_steps, {"bn_statistics": distance.item()})
                 if enough():
                     break
-            batches[index] = x_NCHW.detach()
+            done.append(x_NCHW.detach().cpu())
             with torch.no_grad():
                 lasts.append(_objective(network, x_NCHW, statistics)[1].item())
+            if enough():
+                break
     return Distilled(
-        torch.cat([batch.cpu() for batch in batches]),
+        torch.cat(done),
         first_loss=sum(firsts) / len(firsts),
         last_loss=sum(lasts) / len(lasts),
     )

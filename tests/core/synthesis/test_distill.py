@@ -74,6 +74,25 @@ def test_without_bn_the_images_are_gaussian(tmp_path: Path) -> None:
     assert abs(result.images.mean().item()) < 0.1 and abs(result.images.std().item() - 1) < 0.1
 
 
+def test_when_it_is_enough_batches_not_yet_begun_are_left_out(tmp_path: Path) -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return len(asked) > 12
+
+    result = distill(
+        trained_network(),
+        (3, 12, 12),
+        images=12,
+        iterations=10,
+        batch_size=4,
+        context=RunContext(tmp_path),
+        enough=enough,
+    )
+    assert len(result.images) == 8, "the third batch was not begun"
+
+
 def test_cancel_stops_within_a_step(tmp_path: Path) -> None:
     steps = []
 
