@@ -98,8 +98,8 @@ def write(rows: list[dict[str, object]], bits: str, float32: metrics.Accuracy) -
         f"# Terms of GDFQ: CIFAR-10 ResNet-20, {bits}, 15 iterations",
         "",
         f"{platform.machine()}, {today}. float32: {float32.correct} of {float32.total}.",
-        "The service preset with 15 instead of 60 iterations, 50 instead of 100 of warm-up, 64 instead of 256 distilled images.",
-        "Ranges are calibrated on distilled images in every variant.",
+        "The service preset with 15 instead of 60 iterations, 50 instead of 100 of warm-up, 64 instead of",
+        "256 distilled images. Ranges are calibrated on distilled images in every variant.",
         "",
         *table(rows),
     ]
