@@ -17,8 +17,9 @@ for its start once (theirs also corrects what it has corrected), grids are this 
 is selected by test accuracy.
 
 `preset: service` is bounded: batch normalization folded, ranges of least rounding error on distilled
-images, then learned; KL alone, as AIT (arXiv 2203.17008) found better; `inundation` is AIT's other
-half (`core.methods.inundation`). docs/methods/gdfq.md has the measurements.
+images, then learned; KL alone, as AIT (arXiv 2203.17008) found better (`inundation` is AIT's other
+half, `core.methods.inundation`); the best state on held-back images (`core.methods.early_stop`).
+docs/methods/gdfq.md has the measurements.
 
 Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
 """

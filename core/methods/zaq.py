@@ -18,7 +18,8 @@ is the result.
 `preset: service` is stable and bounded: batch normalization folded; ranges of least rounding error on
 distilled images, then learned (LSQ, arXiv 1902.08153); a generator that first learns the
 batch-normalization statistics, and keeps to them by a large bn_weight; a small student learning rate
-with clipped gradients and a cosine to zero. docs/methods/zaq.md has the measurements.
+with clipped gradients and a cosine to zero; the best state on held-back images
+(`core.methods.early_stop`). docs/methods/zaq.md has the measurements.
 
 Both go back to a good state and slow down when a loss explodes, and end with Diverged when that does
 not help (`core.methods.guard`).
