@@ -49,7 +49,7 @@ from core.networks.graph import trace
 from core.networks.inspect import load_network
 from core.networks.macs import layer_macs, product_macs
 from core.reporting import Measured, assemble, metadata
-from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec
+from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec, ZeroqConfig
 from core.synthesis.samples import write_grid
 from core.synthesis.statistics import BatchNormStatistics
 
@@ -188,8 +188,9 @@ class _Job:
         Round to nearest at the same bits is what a method has to beat; asked for, it is the method.
         """
         context, config = self.context, self.spec.method
-        if isinstance(config, MinMaxConfig):
+        if isinstance(config, MinMaxConfig | ZeroqConfig):
             context.weights = WEIGHTS_WITHOUT_TRAINING
+        if isinstance(config, MinMaxConfig):
             student, summary = self.run_method(teacher, config)
             baseline = student
         else:
@@ -345,7 +346,13 @@ class _Job:
         return None if self.dataset is None else self.dataset.class_names(self.loaded.num_classes)
 
     def artifacts(self, student: Student, summary: Summary, report: Report) -> list[ArtifactFile]:
-        write_grid(summary.images, self.output / "samples.png", self.loaded.mean, self.loaded.std)
+        write_grid(
+            summary.images,
+            self.output / "samples.png",
+            self.loaded.mean,
+            self.loaded.std,
+            labels=summary.labels,
+        )
         tensors = {name: t.detach().contiguous() for name, t in student.graph.state_dict().items()}
         safetensors.torch.save_file(tensors, self.output / "student.safetensors", {"format": "pt"})
         return [

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from core.networks import catalogue
-from core.spec import METHOD_CONFIGS, ZAQ_PRESETS
+from core.spec import GDFQ_PRESETS, METHOD_CONFIGS, ZAQ_PRESETS, ZEROQ_PRESETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,15 @@ class Paper:
 
 
 _LITERATURE = {
+    "gdfq": [
+        Paper("Generative Low-bitwidth Data Free Quantization", "2003.03603"),
+        Paper("It's All In the Teacher: Zero-Shot Quantization Brought Closer to the Teacher", "2203.17008"),
+    ],
     "minmax": [Paper("ZeroQ: A Novel Zero Shot Quantization Framework", "2001.00281")],
     "zaq": [Paper("Zero-shot Adversarial Quantization", "2103.15263")],
+    "zeroq": [Paper("ZeroQ: A Novel Zero Shot Quantization Framework", "2001.00281")],
 }
-_PRESETS = {"zaq": ZAQ_PRESETS}
+_PRESETS = {"gdfq": GDFQ_PRESETS, "zaq": ZAQ_PRESETS, "zeroq": ZEROQ_PRESETS}
 
 
 @cache

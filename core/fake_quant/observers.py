@@ -36,6 +36,27 @@ class MinMax:
         return self.range
 
 
+class MovingAverage:
+    """Exponential moving averages of the batches' minima and maxima (GDFQ's code, Jacob et al. section 3.1).
+
+    The average starts at 0; what it lacks for that, a factor of 1 - decay^batches, is divided out of
+    the range on reading it, never of the average itself.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        self.decay = decay
+        self.average: Range | None = None
+        self.batches = 0
+
+    def __call__(self, x: Tensor, grid_of: GridOf) -> Range:
+        low, high = torch.aminmax(x)
+        average = self.average or (torch.zeros_like(low), torch.zeros_like(high))
+        self.average = (average[0].lerp(low, 1 - self.decay), average[1].lerp(high, 1 - self.decay))
+        self.batches += 1
+        seen = 1 - self.decay**self.batches
+        return self.average[0] / seen, self.average[1] / seen
+
+
 class MinError:
     """The range with the smallest mean squared rounding error, averaged over batches.
 

@@ -21,14 +21,16 @@ class Summary:
 
     `iterations` counts the method's own outer steps, `seconds` its whole duration. `losses` is a
     history of at most about 200 entries, each with its "iteration". `images` [N, C, H, W] are synthetic,
-    normalized, on the CPU, and none of them was trained on. `measures` are the method's own figures;
+    normalized, on the CPU, and none of them was trained on; `labels` [N] the classes that they were made
+    to be, where they were made to be any. `measures` are the method's own figures;
     `settings` is the config with every default filled in; `notes` are sentences for people.
     """
 
     iterations: int
     seconds: float
-    stopped_by: Literal["iterations", "seconds", "calibrated"]
+    stopped_by: Literal["iterations", "seconds", "no_progress", "calibrated"]
     images: Tensor
+    labels: Tensor | None = None
     losses: list[dict[str, float]] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +55,14 @@ def image_shape(teacher: fx.GraphModule) -> tuple[int, int, int]:
     shape = shape_of(placeholder)
     assert shape is not None and len(shape) == 4
     return shape[1], shape[2], shape[3]
+
+
+def class_count(teacher: fx.GraphModule) -> int:
+    """How many logits the traced network gives."""
+    output = next(node for node in teacher.graph.nodes if node.op == "output")
+    shape = shape_of(output.args[0])
+    assert shape is not None and len(shape) == 2
+    return shape[1]
 
 
 def thinned(history: list[dict[str, float]], length: int = 200) -> list[dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from core.spec import Budget
 
@@ -32,3 +33,9 @@ class Clock:
         if self.budget.iterations:
             return self.budget.iterations
         return max(self.iterations, round(self.iterations / min(1.0, self.share())))
+
+    def stopped_by(self) -> Literal["iterations", "seconds", "no_progress"]:
+        """Why training ended: what the budget counts, or, with budget left, for lack of progress."""
+        if self.training_share() < 1:
+            return "no_progress"
+        return "iterations" if self.budget.iterations else "seconds"

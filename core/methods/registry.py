@@ -9,13 +9,15 @@ from torch import fx
 
 from core.context import RunContext
 from core.fake_quant.insert import Student
-from core.methods import minmax, zaq
+from core.methods import gdfq, minmax, zaq, zeroq
 from core.methods.base import Method, Summary
-from core.spec import MethodConfig, ZaqConfig
+from core.spec import GdfqConfig, MethodConfig, ZaqConfig
 
 METHODS: Mapping[str, Method[Any]] = {
+    "gdfq": gdfq.run,
     "minmax": minmax.run,
     "zaq": zaq.run,
+    "zeroq": zeroq.run,
 }
 
 
@@ -26,4 +28,4 @@ def run(teacher: fx.GraphModule, student: Student, config: MethodConfig, context
 
 def folds_bn(config: MethodConfig) -> bool:
     """Whether the method wants its student with batch normalization folded into the layers."""
-    return bool(config.resolved().fold_bn) if isinstance(config, ZaqConfig) else True
+    return config.resolved().fold_bn if isinstance(config, GdfqConfig | ZaqConfig) else True

@@ -18,7 +18,8 @@ is the result.
 `preset: service` is stable and bounded: batch normalization folded; ranges of least rounding error on
 distilled images, then learned (LSQ, arXiv 1902.08153); a generator that first learns the
 batch-normalization statistics, and keeps to them by a large bn_weight; a small student learning rate
-with clipped gradients and a cosine to zero. docs/methods/zaq.md has the measurements.
+with clipped gradients and a cosine to zero; the best state on held-back images
+(`core.methods.early_stop`). docs/methods/zaq.md has the measurements.
 
 Both go back to a good state and slow down when a loss explodes, and end with Diverged when that does
 not help (`core.methods.guard`).
@@ -28,36 +29,32 @@ Shapes: z_ND latents; x_NCHW images, normalized.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
-from core.errors import Diverged
 from core.fake_quant.insert import Student, parameters_in_groups
-from core.fake_quant.observers import MinError, MinMax
+from core.fake_quant.observers import MinMax
 from core.methods.base import Summary, image_shape, thinned
-from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
 from core.methods.discrepancy import DISCREPANCIES
-from core.methods.guard import Guard, Part
+from core.methods.early_stop import IMAGES, EarlyStop
+from core.methods.guard import Part
+from core.methods.optimizers import Schedule, student_optimizer
+from core.methods.prepare import SYNTHESIS_SHARE, prepare
+from core.methods.training import Losses, train
 from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
-from core.synthesis.distill import distill, frozen
+from core.synthesis.distill import frozen
 from core.synthesis.generators import Generator, LatentNoise
 from core.synthesis.statistics import BatchNormStatistics
 
-Losses = dict[str, float]
-
-_CALIBRATION_IMAGES, _CALIBRATION_ITERATIONS = 64, 100
-_HELD_BACK = 64
-_SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and the generator's warm-up
+_SHOWN = 64
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: RunContext) -> Summary:
@@ -75,20 +72,11 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         with context.phase("synthesizing"):
             before = 0
             if settings.ranges != "widening":
-                before = _CALIBRATION_ITERATIONS if statistics.layers else 0
-                images = distill(
-                    teacher,
-                    image_shape(teacher),
-                    images=_CALIBRATION_IMAGES,
-                    iterations=_CALIBRATION_ITERATIONS,
-                    context=context,
-                    enough=lambda: clock.share() > _SYNTHESIS_SHARE / 2,
-                    later_steps=settings.warmup_iterations,
-                ).images
-                calibrate(student, images, context, MinError)
+                later = settings.warmup_iterations
+                before = prepare(teacher, student, clock, context, later_steps=later).steps
             game = Game(teacher, student, statistics, settings, context)
             for step in range(settings.warmup_iterations):
-                if statistics.layers == 0 or clock.share() > _SYNTHESIS_SHARE:
+                if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:
                     break
                 losses = game.warm_up_step()
                 done = before + step + 1
@@ -96,36 +84,23 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         student.train(not settings.fold_bn)
         if settings.ranges == "widening":
             stack.enter_context(student.observing(MinMax))
+        stop = game.early_stop() if settings.patience else None
         with context.phase("training"):
-            history = list(_train(game, clock, context, notes))
+            history = train(game, clock, context, notes, stop)
         student.eval()
         student.learn_ranges(False)
-        held_back, measures = game.held_back_images(_HELD_BACK)
+        found = stop.finish(clock.iterations) if stop else {}
+        shown, measures = game.shown_images(_SHOWN)
     return Summary(
         iterations=clock.iterations,
         seconds=clock.seconds(),
-        stopped_by="iterations" if settings.budget.iterations else "seconds",
-        images=held_back,
+        stopped_by=clock.stopped_by(),
+        images=shown,
         losses=thinned(history),
-        measures=measures,
+        measures=measures | found,
         settings=asdict(settings),
         notes=notes,
     )
-
-
-def _train(game: Game, clock: Clock, context: RunContext, notes: list[str]) -> Iterator[Losses]:
-    """The losses of each iteration, until the budget is spent."""
-    guard = Guard(game.parts(), "student", notes, restored=game.forget_ranges)
-    while (done := clock.training_share()) < 1:
-        game.set_rates(done, guard.rate)
-        try:
-            losses = game.iteration()
-        except Diverged:  # the activations are not finite: no loss will be
-            losses = {"student": math.nan}
-        clock.iterations += 1
-        if guard.accepts(clock.iterations, losses):
-            context.step(clock.iterations, clock.expected_iterations(), losses)
-            yield {"iteration": float(clock.iterations), **losses}
 
 
 class Game:
@@ -148,17 +123,17 @@ class Game:
         self.generator = Generator(image_shape(teacher), settings.latent_dim).to(context.device)
         random = torch.Generator().manual_seed(context.seed)
         self.noise = LatentNoise(settings.latent_dim, context.device, random)
-        self.weights, scales = parameters_in_groups(student)
-        groups: list[dict[str, Any]] = [
-            {"params": self.weights, "lr": settings.student_lr, "weight_decay": settings.weight_decay}
-        ]
-        if settings.ranges == "learned":
-            student.learn_ranges(True)
-            groups.append({"params": scales, "lr": settings.range_lr})
-        self.student_optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        self.weights, _ = parameters_in_groups(student)
+        self.student_optimizer = student_optimizer(
+            student,
+            "sgd",
+            lr=settings.student_lr,
+            weight_decay=settings.weight_decay,
+            range_lr=settings.range_lr if settings.ranges == "learned" else None,
+        )
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.generator_lr)
         self.optimizers = (self.student_optimizer, self.generator_optimizer)
-        self.base_rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+        self.schedule = Schedule(self.optimizers, settings.schedule, parts=3)
 
     def iteration(self) -> Losses:
         losses: Losses = {}
@@ -228,21 +203,27 @@ class Game:
         optimizer.step()
 
     def set_rates(self, done: float, factor: float) -> None:
-        """Learning rates when the share `done` of the budget is spent."""
-        steps = self.settings.schedule == "steps"
-        fall = 0.1 ** int(3 * done) if steps else 0.5 + 0.5 * math.cos(math.pi * done)
-        for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * fall * factor
+        self.schedule.set(done, factor)
 
-    def forget_ranges(self) -> None:
+    def restored(self) -> None:
         """Widening ranges begin anew: they may have seen infinity."""
         for quantizer in self.student.activation_quantizers().values():
             if quantizer.observer is not None:
                 quantizer.observer = MinMax()
 
     @torch.no_grad()
-    def held_back_images(self, count: int) -> tuple[Tensor, Losses]:
+    def early_stop(self) -> EarlyStop:
+        """On images of the generator as it is now, which the student will never be trained on."""
+        assert self.settings.patience is not None
+        self.statistics.enabled = False
+        random = torch.Generator().manual_seed(self.context.seed + 1)  # the game's own sequence goes on
+        noise = LatentNoise(self.settings.latent_dim, self.context.device, random)
+        x_NCHW = self.generator(noise(IMAGES))
+        wanted_NC = self.run_teacher(x_NCHW)[0]
+        return EarlyStop(self.student, x_NCHW, wanted_NC, F.l1_loss, self.settings.patience)
+
+    @torch.no_grad()
+    def shown_images(self, count: int) -> tuple[Tensor, Losses]:
         """Fresh images that nobody trained on, and their distance from the teacher's statistics."""
         self.statistics.enabled = True
         x_NCHW = self.generator(self.noise(count))

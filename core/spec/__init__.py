@@ -9,6 +9,7 @@ from core.spec.bits import AnyBits, BitSpec, LayerBits
 from core.spec.budget import Budget
 from core.spec.export import ANY_GRID, PROFILES, AnyExport, ExportConfig, GridStyle, Profile
 from core.spec.fields import Count, Mean, Std
+from core.spec.gdfq import GDFQ_PRESETS, GdfqConfig, GdfqSettings
 from core.spec.job import Limits, QuantizationSpec
 from core.spec.methods import METHOD_CONFIGS, AnyMethod, MethodConfig
 from core.spec.minmax import MinMaxConfig
@@ -21,9 +22,11 @@ from core.spec.network import (
     NetworkSpec,
 )
 from core.spec.zaq import ZAQ_PRESETS, ZaqConfig, ZaqSettings
+from core.spec.zeroq import ZEROQ_PRESETS, ZeroqConfig, ZeroqSettings
 
 __all__ = [
     "ANY_GRID",
+    "GDFQ_PRESETS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAX_CLASSES",
@@ -31,6 +34,7 @@ __all__ = [
     "METHOD_CONFIGS",
     "PROFILES",
     "ZAQ_PRESETS",
+    "ZEROQ_PRESETS",
     "AnyBits",
     "AnyExport",
     "AnyMethod",
@@ -39,6 +43,8 @@ __all__ = [
     "ClassNames",
     "Count",
     "ExportConfig",
+    "GdfqConfig",
+    "GdfqSettings",
     "GridStyle",
     "LayerBits",
     "Limits",
@@ -51,4 +57,6 @@ __all__ = [
     "Std",
     "ZaqConfig",
     "ZaqSettings",
+    "ZeroqConfig",
+    "ZeroqSettings",
 ]

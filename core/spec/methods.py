@@ -7,13 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from core.spec.gdfq import GdfqConfig
 from core.spec.minmax import MinMaxConfig
 from core.spec.zaq import ZaqConfig
+from core.spec.zeroq import ZeroqConfig
 
-MethodConfig = MinMaxConfig | ZaqConfig
-METHOD_CONFIGS: Mapping[str, type[MinMaxConfig] | type[ZaqConfig]] = {
+MethodConfig = MinMaxConfig | ZaqConfig | GdfqConfig | ZeroqConfig
+METHOD_CONFIGS: Mapping[str, type[MethodConfig]] = {
+    "gdfq": GdfqConfig,
     "minmax": MinMaxConfig,
     "zaq": ZaqConfig,
+    "zeroq": ZeroqConfig,
 }
 
 
@@ -28,5 +32,5 @@ def _method_shorthand(value: Any) -> Any:
 
 
 AnyMethod = Annotated[
-    Annotated[MinMaxConfig | ZaqConfig, Field(discriminator="name")], BeforeValidator(_method_shorthand)
+    Annotated[MethodConfig, Field(discriminator="name")], BeforeValidator(_method_shorthand)
 ]

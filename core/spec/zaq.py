@@ -41,6 +41,7 @@ class ZaqConfig:
     range_lr: Positive | None = None
     schedule: Literal["cosine", "steps"] | None = None
     clip_norm: Positive | None = None
+    patience: Annotated[int, Strict(), Field(ge=1)] | None = None
 
     def resolved(self) -> ZaqSettings:
         """Every absent option filled in from the preset."""
@@ -57,7 +58,8 @@ class ZaqSettings:
     `warmup_iterations` of the generator alone on BNS come first. `ranges`: activation ranges that are
     calibrated on distilled images, calibrated and then learned at `range_lr`, or widening with every
     batch. `schedule`: learning rates fall as a cosine to zero, or tenfold after each third.
-    `clip_norm` bounds the gradient's norm, of each player.
+    `clip_norm` bounds the gradient's norm, of each player. `patience`: iterations without progress on
+    held-back images after which training ends; with it the best state is the result, null: the last.
     """
 
     preset: str
@@ -78,6 +80,7 @@ class ZaqSettings:
     range_lr: float
     schedule: Literal["cosine", "steps"]
     clip_norm: float | None
+    patience: int | None
 
 
 ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -100,6 +103,7 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "cosine",
         "clip_norm": 1.0,
+        "patience": 30,
     },
     # The authors' code (CIFAR): 300 epochs x 60 iterations, batch 256.
     "paper": {
@@ -120,5 +124,6 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "steps",
         "clip_norm": None,
+        "patience": None,
     },
 }

@@ -4,9 +4,10 @@
 
 ZeroQ (arXiv 2001.00281, algorithm 1): the images themselves are the variables of Adam, the network
 is fixed; the last two terms are ZeroQ's "input" layer, whose statistics are those of normalized
-images. Deviations: batch statistics (see `core.synthesis.statistics`); images start from unit
-Gaussian noise, not from the original's .0136; a cosine to zero instead of a plateau rule, so that a
-fixed number of iterations ends at rest.
+images. `DEFAULT` deviates from the original: batch statistics (see
+`core.synthesis.statistics`); images start from unit Gaussian noise, not from .0136; a cosine to zero
+instead of a plateau rule, so that a fixed number of iterations ends at rest. `ORIGINAL` does not,
+but for Gaussian noise where the original's is uniform with the same variance.
 
 Networks without batch normalization hold no statistics: they get Gaussian images, as they are.
 """
@@ -16,15 +17,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
-from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments
+from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
 
-_LEARNING_RATE = 0.1
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How images are optimized: what they start from, what is measured, and Adam's learning rate.
+
+    It falls as a cosine to zero, or tenfold (to 1e-4 at least) after each 100 steps without progress.
+    """
+
+    measure: Measure = "std"
+    initial_std: float = 1.0
+    learning_rate: float = 0.1
+    schedule: Literal["cosine", "plateau"] = "cosine"
+
+
+DEFAULT = Recipe()
+ORIGINAL = Recipe("image", initial_std=0.0136, learning_rate=0.5, schedule="plateau")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,58 +66,74 @@ def distill(
     images: int,
     iterations: int,
     context: RunContext,
-    batch_size: int = 64,
-    measure: Measure = "std",
+    batch_size: int = BATCH,
+    recipe: Recipe = DEFAULT,
     random: torch.Generator | None = None,
     enough: Callable[[], bool] = lambda: False,
     later_steps: int = 0,
 ) -> Distilled:
     """Makes `images` images of `shape` (C, H, W) in batches, `iterations` Adam steps a batch.
 
-    `network` must be in eval mode; its parameters get no gradients. A batch is left as it is once
-    `enough()` says so, and a batch not yet begun gets one step. `later_steps` is how many steps the caller
+    `network` must be in eval mode; its parameters get no gradients. Once `enough()` says so, the batch at
+    hand is left as it is, and those not yet begun are left out. `later_steps` is how many steps the caller
     will report after these in the same phase. Raises Canceled and DeadlineExceeded.
     """
     random = random or torch.Generator().manual_seed(context.seed)
     # Balanced, because a last batch of one or two images has statistics of its own.
-    noise = torch.randn(images, *shape, generator=random)
-    batches = list(noise.chunk(-(-images // batch_size)))
+    noise = torch.randn(images, *shape, generator=random) * recipe.initial_std
+    batches = noise.chunk(-(-images // batch_size))
     steps = iterations * len(batches)
+    done: list[Tensor] = []
     firsts: list[float] = []
     lasts: list[float] = []
-    with frozen(network), BatchNormStatistics(network, measure) as statistics:
+    with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
-            return Distilled(noise)
-        for index, start in enumerate(batches):
+            return Distilled(noise / recipe.initial_std)
+        for start in batches:
             x_NCHW = start.to(context.device, memory_format=torch.channels_last).requires_grad_()
-            optimizer = torch.optim.Adam([x_NCHW], lr=_LEARNING_RATE)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+            optimizer = torch.optim.Adam([x_NCHW], lr=recipe.learning_rate)
+            fall = _schedule(recipe, optimizer, iterations)
             for step in range(iterations):
                 loss, distance = _objective(network, x_NCHW, statistics)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
+                fall(loss)
                 if step == 0:
                     firsts.append(distance.item())
-                done = index * iterations + step + 1
-                context.step(done, steps + later_steps, {"bn_statistics": distance.item()})
+                so_far = len(done) * iterations + step + 1
+                context.step(so_far, steps + later_steps, {"bn_statistics": distance.item()})
                 if enough():
                     break
-            batches[index] = x_NCHW.detach()
+            done.append(x_NCHW.detach().cpu())
             with torch.no_grad():
                 lasts.append(_objective(network, x_NCHW, statistics)[1].item())
+            if enough():
+                break
     return Distilled(
-        torch.cat([batch.cpu() for batch in batches]),
+        torch.cat(done),
         first_loss=sum(firsts) / len(firsts),
         last_loss=sum(lasts) / len(lasts),
     )
 
 
+def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int) -> Callable[[Tensor], None]:
+    """To be called with the loss after every step."""
+    if recipe.schedule == "plateau":
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=100, min_lr=1e-4)
+        return lambda loss: plateau.step(loss.item())
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    return lambda loss: cosine.step()
+
+
 def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
+    """(What the images minimize, the distance of their statistics)."""
     network(x_NCHW)
     distance = statistics.loss()
     assert distance is not None
+    if statistics.measure == "image":  # ZeroQ's sum over layers, the input being one of them
+        zeros_C = x_NCHW.new_zeros(x_NCHW.shape[1])
+        return distance * statistics.layers + image_distance(x_NCHW, zeros_C, zeros_C + 1), distance
     mean_C, var_C = channel_moments(x_NCHW)
     std_C = (var_C + 1e-5).sqrt()
     return distance + mean_C.square().mean() + F.mse_loss(std_C, torch.ones_like(std_C)), distance

@@ -2,16 +2,18 @@
 
 Every BatchNorm2d stores the mean and the variance that its *input* had over the training images.
 `BatchNormStatistics` reads the same two numbers from the batch at hand, as biased moments over
-(N, H, W), and compares. Two measures are published:
+(N, H, W), and compares. Three measures are published:
 
     "std"       mean over layers of MSE(mean, mean_BN) + MSE(std, std_BN)
                 ZeroQ (arXiv 2001.00281, eq. 3), GENIE (arXiv 2212.04780, eq. 2)
     "variance"  mean over layers of MSE(mean, mean_BN) + MSE(var, var_BN)
                 GDFQ (arXiv 2003.03603, eq. 2, as its code has it)
+    "image"     mean over layers and images of |mean - mean_BN|^2 + |std - std_BN|^2, summed over
+                channels, with the moments of each image on its own over (H, W): ZeroQ's code
 
-Deviations from ZeroQ's code: moments of the whole batch, not of each image; biased, so that 1x1 maps
-give no NaN; and inputs of BN modules are hooked instead of pairing the i-th convolution with the
-i-th BN, which breaks wherever a convolution has no BN of its own.
+Deviations from ZeroQ's code: the moments of "image" are unbiased as there, except on 1x1 maps, where
+that gives NaN; and inputs of BN modules are hooked instead of pairing the i-th convolution with
+the i-th BN, which breaks wherever a convolution has no BN of its own.
 
 Shapes: N images, C channels, H x W pixels.
 """
@@ -27,7 +29,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-Measure = Literal["std", "variance"]
+Measure = Literal["std", "variance", "image"]
+
+IMAGE_EPS = 1e-6  # inside the roots of "image", as in ZeroQ's code
 
 
 class _ChannelMoments(torch.autograd.Function):
@@ -62,6 +66,14 @@ def channel_moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N, H, W): two tensors [C], differentiable once."""
     mean_C, var_C = _ChannelMoments.apply(x_NCHW)
     return mean_C, var_C
+
+
+def image_distance(x_NCHW: Tensor, mean_C: Tensor, var_C: Tensor) -> Tensor:
+    """Scalar: "image"'s distance of x from a mean and a variance."""
+    pixels_NCP = x_NCHW.flatten(2)
+    var_NC, mean_NC = torch.var_mean(pixels_NCP, 2, correction=min(1, pixels_NCP.shape[2] - 1))
+    std_NC, std_C = (var_NC + IMAGE_EPS).sqrt(), (var_C + IMAGE_EPS).sqrt()
+    return ((mean_NC - mean_C).square() + (std_NC - std_C).square()).sum(1).mean()
 
 
 class BatchNormStatistics:
@@ -126,6 +138,9 @@ class BatchNormStatistics:
             return
         assert isinstance(layer, nn.BatchNorm2d)
         assert layer.running_mean is not None and layer.running_var is not None
+        if self.measure == "image":
+            self._terms[layer] = image_distance(inputs[0], layer.running_mean, layer.running_var)
+            return
         mean_C, var_C = channel_moments(inputs[0])
         spread_C, target_C = var_C, layer.running_var
         if self.measure == "std":

@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from core import pipeline
 from core.context import Progress, RunContext
@@ -39,11 +40,13 @@ from core.spec import (
     BitSpec,
     Budget,
     ExportConfig,
+    GdfqConfig,
     LayerBits,
     MinMaxConfig,
     NetworkSpec,
     QuantizationSpec,
     ZaqConfig,
+    ZeroqConfig,
 )
 
 SHAPE = (3, 16, 16)
@@ -56,6 +59,13 @@ ZAQ = QuantizationSpec(
     ZaqConfig(budget=Budget(iterations=2), batch_size=8, latent_dim=8, warmup_iterations=1),
     seed=7,
 )
+GDFQ = QuantizationSpec(
+    BitSpec(4, 4),
+    GdfqConfig(
+        budget=Budget(iterations=2), batch_size=8, latent_dim=8, warmup_iterations=1, distilled_images=8
+    ),
+)
+ZEROQ = QuantizationSpec(BitSpec(6, 6), ZeroqConfig(images=16, iterations=2))
 
 
 def sha256(path: Path) -> str:
@@ -166,7 +176,19 @@ def zaq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput, d
     return Done(job, job.run())
 
 
-@pytest.fixture(params=["minmax", "blind", "zaq"])
+@pytest.fixture(scope="module")
+def gdfq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
+    job = Job(tmp_path_factory.mktemp("gdfq"), checkpoint, None, GDFQ)
+    return Done(job, job.run())
+
+
+@pytest.fixture(scope="module")
+def zeroq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
+    job = Job(tmp_path_factory.mktemp("zeroq"), checkpoint, None, ZEROQ)
+    return Done(job, job.run())
+
+
+@pytest.fixture(params=["minmax", "blind", "zaq", "gdfq", "zeroq"])
 def done(request: pytest.FixtureRequest) -> Done:
     found: Done = request.getfixturevalue(request.param)
     return found
@@ -363,9 +385,21 @@ def test_progress_never_falls_and_names_every_phase(done: Done) -> None:
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] <= fractions[-1] <= 1
     phases = list(dict.fromkeys(news.phase for news in done.job.news))
-    zaq = done.job.spec.method.name == "zaq"
-    method = ["baseline", "synthesizing", "training"] if zaq else ["synthesizing"]
+    method = {
+        "minmax": ["synthesizing"],
+        "zeroq": ["baseline", "synthesizing"],
+    }.get(done.job.spec.method.name, ["baseline", "synthesizing", "training"])
     assert phases == ["loading", *method, "evaluating", "exporting", "verifying"]
+
+
+def test_images_that_were_made_to_be_of_a_class_are_drawn_by_class(gdfq: Done, zeroq: Done) -> None:
+    def size(done: Done) -> tuple[int, int]:
+        with Image.open(done.job.output / "samples.png") as picture:
+            return picture.size
+
+    step = 6 * SHAPE[1] + 2
+    assert size(gdfq) == (6 * step + 2, 10 * step + 2)
+    assert size(zeroq) == (4 * step + 2, 4 * step + 2)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,24 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from core.spec import (
+    GDFQ_PRESETS,
     METHOD_CONFIGS,
     PROFILES,
     ZAQ_PRESETS,
+    ZEROQ_PRESETS,
     BitSpec,
     Budget,
     ExportConfig,
+    GdfqConfig,
+    GdfqSettings,
     LayerBits,
     MinMaxConfig,
     NetworkSpec,
     QuantizationSpec,
     ZaqConfig,
     ZaqSettings,
+    ZeroqConfig,
+    ZeroqSettings,
 )
 
 
@@ -148,7 +154,7 @@ def test_options_that_can_only_be_slips_are_refused(method: dict[str, Any]) -> N
 
 
 def test_an_unknown_method_is_told_which_there_are() -> None:
-    with pytest.raises(ValidationError, match="minmax, zaq"):
+    with pytest.raises(ValidationError, match="gdfq, minmax, zaq, zeroq"):
         spec(method="gptq")
 
 
@@ -169,6 +175,25 @@ def test_a_preset_sets_everything_and_options_overrule_it(preset: str) -> None:
     assert settings.alpha == 0.0
     assert settings.budget == Budget(seconds=9)
     assert settings.batch_size == ZAQ_PRESETS[preset]["batch_size"]
+
+
+@pytest.mark.parametrize("preset", ["service", "paper"])
+def test_gdfqs_presets_set_everything(preset: str) -> None:
+    assert set(GDFQ_PRESETS[preset]) == {f.name for f in fields(GdfqSettings)} - {"preset"}
+    config = spec(method={"name": "gdfq", "preset": preset, "ce_weight": 0, "inundation": 0.001}).method
+    assert isinstance(config, GdfqConfig)
+    settings = config.resolved()
+    assert (settings.ce_weight, settings.inundation) == (0.0, 0.001)
+    assert settings.temperature == GDFQ_PRESETS[preset]["temperature"]
+
+
+@pytest.mark.parametrize("preset", ["service", "paper"])
+def test_zeroqs_presets_set_everything(preset: str) -> None:
+    assert set(ZEROQ_PRESETS[preset]) == {f.name for f in fields(ZeroqSettings)} - {"preset"}
+    config = spec(method={"name": "zeroq", "preset": preset, "images": 7}).method
+    assert isinstance(config, ZeroqConfig)
+    assert config.resolved().images == 7
+    assert config.resolved().ranges == ZEROQ_PRESETS[preset]["ranges"]
 
 
 def test_what_was_asked_comes_back_from_json_as_it_was() -> None:

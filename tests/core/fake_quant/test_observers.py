@@ -1,4 +1,4 @@
-"""MinMax widens; MinError's range never rounds worse than the whole range."""
+"""MinMax widens; MovingAverage starts right; MinError's range never rounds worse than the whole range."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.fake_quant.affine import fake_quantize
 from core.fake_quant.modules import ActivationQuantizer
-from core.fake_quant.observers import GridOf, MinError, MinMax, Range
+from core.fake_quant.observers import GridOf, MinError, MinMax, MovingAverage, Range
 
 
 def grid_of(bits: int, signed: bool = False) -> GridOf:
@@ -33,6 +33,25 @@ def test_min_max_is_the_range_of_all_batches_so_far() -> None:
         low, high = observer(batch, grid_of(8))
         seen = torch.cat(batches[:count])
         assert (low, high) == (seen.min(), seen.max())
+
+
+def test_a_moving_average_of_constant_input_is_that_input_from_the_first_batch_on() -> None:
+    """GDFQ's code corrects what it has already corrected: 5.3 after two batches, 3945 after 21."""
+    observer = MovingAverage()
+    for _ in range(150):
+        low, high = observer(torch.tensor([-0.5, 1.0]), grid_of(8))
+        assert float(low) == pytest.approx(-0.5, rel=1e-5)
+        assert float(high) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_moving_average_weighs_recent_batches_more() -> None:
+    observer, decay = MovingAverage(), 0.9
+    batches = [long_tailed(seed) for seed in range(4)]
+    for batch in batches:
+        low, high = observer(batch, grid_of(8))
+    weights = torch.tensor([decay ** (3 - index) for index in range(4)])
+    for found, ends in ((low, [b.min() for b in batches]), (high, [b.max() for b in batches])):
+        torch.testing.assert_close(found, (weights * torch.stack(ends)).sum() / weights.sum())
 
 
 @settings(max_examples=30, deadline=None)

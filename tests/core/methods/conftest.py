@@ -1,4 +1,4 @@
-"""A small teacher whose batch normalization remembers smooth, colored images."""
+"""Small teachers whose batch normalization remembers smooth, colored images; one tells them apart."""
 
 from __future__ import annotations
 
@@ -44,6 +44,32 @@ def traced(*, norm: bool = True) -> fx.GraphModule:
         for seed in range(30):
             network(smooth_images(32, seed))
     return trace(network, SHAPE)
+
+
+def trained() -> fx.GraphModule:
+    """Learned which of seven patterns lies below the noise."""
+    torch.manual_seed(0)
+    network = SmallNetwork()
+    patterns = nn.functional.interpolate(1.5 * torch.randn(7, 3, 3, 3), size=SHAPE[1:], mode="bilinear")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for seed in range(80):
+        y_N = torch.randint(7, (32,))
+        loss = nn.functional.cross_entropy(network(patterns[y_N] + smooth_images(32, seed)), y_N)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.zero_grad()
+    return trace(network, SHAPE)
+
+
+@pytest.fixture(scope="session")
+def _classifier() -> fx.GraphModule:
+    return trained()
+
+
+@pytest.fixture
+def classifier(_classifier: fx.GraphModule) -> fx.GraphModule:
+    return deepcopy(_classifier)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from torch import nn
 
 from core.context import RunContext
 from core.errors import Canceled
-from core.synthesis.distill import distill
+from core.synthesis.distill import ORIGINAL, Distilled, distill
 
 
 def trained_network() -> nn.Sequential:
@@ -35,6 +35,27 @@ def test_statistics_distance_falls(tmp_path: Path) -> None:
     assert result.last_loss < result.first_loss / 5
 
 
+def test_the_originals_recipe_starts_near_zero_and_matches_every_image(tmp_path: Path) -> None:
+    network = trained_network()
+
+    def distilled(iterations: int) -> Distilled:
+        return distill(
+            network,
+            (3, 12, 12),
+            images=8,
+            iterations=iterations,
+            recipe=ORIGINAL,
+            context=RunContext(tmp_path),
+        )
+
+    start, end = distilled(1), distilled(150)
+    assert start.first_loss == end.first_loss
+    assert end.first_loss is not None and end.last_loss is not None and start.last_loss is not None
+    assert end.last_loss < end.first_loss / 3
+    deviations = end.images.flatten(2).std(2)
+    assert (deviations - 1).abs().mean() < 0.3, "each image's own spread is that of normalized images"
+
+
 def test_same_seed_same_images_and_the_network_is_untouched(tmp_path: Path) -> None:
     network = trained_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -51,6 +72,25 @@ def test_without_bn_the_images_are_gaussian(tmp_path: Path) -> None:
     result = distill(nn.Conv2d(1, 2, 3), (1, 8, 8), images=64, iterations=10, context=RunContext(tmp_path))
     assert result.first_loss is None and result.last_loss is None
     assert abs(result.images.mean().item()) < 0.1 and abs(result.images.std().item() - 1) < 0.1
+
+
+def test_when_it_is_enough_batches_not_yet_begun_are_left_out(tmp_path: Path) -> None:
+    asked = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return len(asked) > 12
+
+    result = distill(
+        trained_network(),
+        (3, 12, 12),
+        images=12,
+        iterations=10,
+        batch_size=4,
+        context=RunContext(tmp_path),
+        enough=enough,
+    )
+    assert len(result.images) == 8, "the third batch was not begun"
 
 
 def test_cancel_stops_within_a_step(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.synthesis.statistics import BatchNormStatistics, channel_moments
+from core.synthesis.statistics import BatchNormStatistics, channel_moments, image_distance
 
 
 def network() -> nn.Sequential:
@@ -62,6 +62,35 @@ def test_loss_compares_the_inputs_of_bn_layers(measure: str) -> None:
             spread = [s.add(norm.eps).sqrt() for s in spread]
         expected.append((mean - norm.running_mean).square().mean() + (spread[0] - spread[1]).square().mean())
     torch.testing.assert_close(loss, sum(expected) / 2)
+
+
+def test_each_image_is_measured_on_its_own_as_zeroqs_code_does() -> None:
+    layers = network()
+    images = torch.randn(6, 3, 9, 9)
+    with BatchNormStatistics(layers, "image") as statistics:
+        layers(images)
+        loss = statistics.loss()
+    total = torch.zeros(())
+    for index in (0, 4):
+        norm = layers[index]
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None and norm.running_var is not None
+        for image in layers[:index](images):
+            pixels = image.flatten(1)
+            mean, std = pixels.mean(1), pixels.var(1).add(1e-6).sqrt()
+            target = norm.running_var.add(1e-6).sqrt()
+            total += (mean - norm.running_mean).square().sum() + (std - target).square().sum()
+    torch.testing.assert_close(loss, total / 6 / 2)
+
+
+def test_one_pixel_has_no_variance_and_no_nan() -> None:
+    x = torch.randn(4, 3, 1, 1, requires_grad=True)
+    loss = image_distance(x, torch.zeros(3), torch.full((3,), 4.0))
+    assert loss.item() == pytest.approx(
+        x.detach().square().sum().item() / 4 + 3 * (4.000001**0.5 - 1e-3) ** 2, rel=1e-4
+    )
+    loss.backward()
+    assert x.grad is not None and x.grad.isfinite().all() and x.grad.any()
 
 
 def test_loss_is_zero_for_the_very_batch_the_statistics_came_from() -> None:

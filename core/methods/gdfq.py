@@ -1,0 +1,245 @@
+"""Generative low-bitwidth data-free quantization: GDFQ, Xu et al., ECCV 2020 (arXiv 2003.03603).
+
+A generator G makes images x = G(z, y) that the teacher P takes for class y and whose statistics P's
+batch normalization knows; the student S learns P's answers on them:
+
+    L_G = CE(P(x), y) + bn_weight BNS(P, x)
+    L_S = ce_weight CE(S(x), y) + kl_weight T^2 mean KL(softmax(P(x) / T) | softmax(S(x) / T))
+
+The KL is averaged over batch *and* classes, as the authors' code has it: per image it weighs
+kl_weight T^2 / classes. G warms up alone; after that each iteration is one step of G and one of S on
+the same batch, for which P runs once; of `student_steps` - 1 more of S, every other sees fresh images,
+those between them distilled ones (`distilled_images`, not in the paper).
+
+`preset: paper` is the authors' code: batch normalization kept in evaluation mode, gains and offsets
+trained, ranges as moving averages over the warm-up, then frozen. Deviations: the average is corrected
+for its start once (theirs also corrects what it has corrected), grids are this service's, and nothing
+is selected by test accuracy.
+
+`preset: service` is bounded: batch normalization folded, ranges of least rounding error on distilled
+images, then learned; KL alone, as AIT (arXiv 2203.17008) found better (`inundation` is AIT's other
+half, `core.methods.inundation`); the best state on held-back images (`core.methods.early_stop`).
+docs/methods/gdfq.md has the measurements.
+
+Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
+from functools import partial
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from core.context import RunContext
+from core.errors import Diverged
+from core.fake_quant.insert import Student
+from core.fake_quant.observers import MovingAverage
+from core.methods.answered import Answered
+from core.methods.base import Summary, class_count, image_shape, thinned
+from core.methods.clock import Clock
+from core.methods.early_stop import IMAGES, EarlyStop
+from core.methods.guard import Part
+from core.methods.inundation import inundated
+from core.methods.optimizers import Schedule, student_optimizer
+from core.methods.prepare import SYNTHESIS_SHARE, Prepared, prepare
+from core.methods.softened import softened_kl
+from core.methods.training import Losses, train
+from core.spec import GdfqConfig, GdfqSettings
+from core.synthesis.conditional import ClassNoise, build
+from core.synthesis.distill import frozen
+from core.synthesis.statistics import BatchNormStatistics
+
+_SHOWN_CLASSES, _SHOWN_IMAGES = 10, 8  # of each of these classes
+
+
+def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: RunContext) -> Summary:
+    """Trains the student in place; see `core.methods.base.Method`. Raises Diverged."""
+    settings = config.resolved()
+    context.seed_everything()
+    clock = Clock(settings.budget)
+    notes: list[str] = []
+    with ExitStack() as stack:
+        stack.enter_context(frozen(teacher))
+        statistics = stack.enter_context(BatchNormStatistics(teacher, settings.statistics))
+        statistics.enabled = False  # until the generator asks for them
+        if statistics.layers == 0:
+            notes.append("No batch-normalization statistics: only its classes guide the generator.")
+        student.eval()
+        with context.phase("synthesizing"):
+            prepared = Prepared(None, steps=0)
+            if settings.ranges != "average":
+                count, later = settings.distilled_images, settings.warmup_iterations
+                prepared = prepare(teacher, student, clock, context, images=count, later_steps=later)
+            lesson = Lesson(teacher, student, statistics, settings, context, prepared.images)
+            _warm_up(lesson, clock, context, prepared.steps)
+        stop = lesson.early_stop() if settings.patience else None
+        with context.phase("training"):
+            history = train(lesson, clock, context, notes, stop)
+        student.learn_ranges(False)
+        found = stop.finish(clock.iterations) if stop else {}
+        images, labels, measures = lesson.shown_images()
+    return Summary(
+        iterations=clock.iterations,
+        seconds=clock.seconds(),
+        stopped_by=clock.stopped_by(),
+        images=images,
+        labels=labels,
+        losses=thinned(history),
+        measures=measures | found,
+        settings=asdict(settings),
+        notes=notes,
+    )
+
+
+def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int) -> None:
+    """The generator alone, at least one step; `before` steps were reported in the phase."""
+    steps, averaged = lesson.settings.warmup_iterations, lesson.settings.ranges == "average"
+    with lesson.student.observing(MovingAverage) if averaged else nullcontext():
+        for step in range(steps):
+            if step and clock.share() > SYNTHESIS_SHARE:
+                break
+            context.step(before + step + 1, before + steps, lesson.warm_up_step())
+
+
+class Lesson:
+    """Generator and student, each with the optimizer that it learns by."""
+
+    def __init__(
+        self,
+        teacher: fx.GraphModule,
+        student: Student,
+        statistics: BatchNormStatistics,
+        settings: GdfqSettings,
+        context: RunContext,
+        distilled: Tensor | None = None,
+    ) -> None:
+        self.teacher, self.student, self.statistics = teacher, student, statistics
+        self.settings, self.context = settings, context
+        self.classes = class_count(teacher)
+        self.noise = self.noise_of(context.seed)
+        kind, eps = settings.generator, settings.generator_eps
+        generator = build(image_shape(teacher), self.classes, settings.latent_dim, kind, eps)
+        self.generator = generator.to(context.device)
+        self.student_optimizer = student_optimizer(
+            student,
+            settings.optimizer,
+            lr=settings.student_lr,
+            weight_decay=settings.weight_decay,
+            range_lr=settings.range_lr if settings.ranges == "learned" else None,
+        )
+        self.generator_optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=settings.generator_lr, betas=(0.5, 0.999)
+        )
+        optimizers = (self.student_optimizer, self.generator_optimizer)
+        self.schedule = Schedule(optimizers, settings.schedule, parts=4)
+        self.inundation = 0.0
+        self.distilled = None
+        if settings.distilled_images and distilled is not None:
+            self.distilled = Answered(teacher, distilled, settings.batch_size, context)
+
+    def warm_up_step(self) -> Losses:
+        x_NCHW, y_N = self.images()
+        losses = self.generator_step(self.look(x_NCHW), y_N)
+        if self.settings.ranges == "average":
+            with torch.no_grad():
+                self.student(x_NCHW)
+        return losses
+
+    def iteration(self) -> Losses:
+        x_NCHW, y_N = self.images()
+        wanted_NC = self.look(x_NCHW)
+        losses = self.generator_step(wanted_NC, y_N)
+        losses |= self.student_step(x_NCHW.detach(), wanted_NC.detach(), y_N)
+        self.statistics.enabled = False
+        for step in range(1, self.settings.student_steps):
+            self.context.check()
+            if self.distilled and step % 2:
+                x_NCHW, wanted_NC = self.distilled.batch()
+                y_N = wanted_NC.argmax(1)
+            else:
+                with torch.no_grad():
+                    x_NCHW, y_N = self.images()
+                    wanted_NC = self.teacher(x_NCHW)
+            self.student_step(x_NCHW, wanted_NC, y_N)
+        return losses
+
+    def look(self, x_NCHW: Tensor) -> Tensor:
+        """The teacher's logits; its statistics are taken."""
+        self.statistics.enabled = True
+        logits: Tensor = self.teacher(x_NCHW)
+        return logits
+
+    def generator_step(self, wanted_NC: Tensor, y_N: Tensor) -> Losses:
+        loss = F.cross_entropy(wanted_NC, y_N)
+        losses = {"generator_ce": loss.item()}
+        if (bn_loss := self.statistics.loss()) is not None:
+            loss = loss + self.settings.bn_weight * bn_loss
+            losses["bn_statistics"] = bn_loss.item()
+        self.generator_optimizer.zero_grad()
+        loss.backward()
+        self.generator_optimizer.step()
+        return losses
+
+    def student_step(self, x_NCHW: Tensor, wanted_NC: Tensor, y_N: Tensor) -> Losses:
+        logits_NC = self.student(x_NCHW)
+        kl = softened_kl(logits_NC, wanted_NC, self.settings.temperature)
+        loss = self.settings.kl_weight * kl
+        losses = {"kl": kl.item()}
+        if self.settings.ce_weight:
+            ce = F.cross_entropy(logits_NC, y_N)
+            loss = loss + self.settings.ce_weight * ce
+            losses["student_ce"] = ce.item()
+        if not loss.isfinite():
+            raise Diverged("The student's loss is not finite.")
+        self.student_optimizer.zero_grad()
+        loss.backward()
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip_norm)
+        with inundated(self.student, self.inundation):
+            self.student_optimizer.step()
+        self.student.constrain()
+        return {"student": loss.item(), **losses}
+
+    def noise_of(self, seed: int) -> ClassNoise:
+        random = torch.Generator().manual_seed(seed)
+        return ClassNoise(self.settings.latent_dim, self.classes, self.context.device, random)
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        z_ND, y_N = self.noise(self.settings.batch_size)
+        return self.generator(z_ND, y_N), y_N
+
+    def set_rates(self, done: float, factor: float) -> None:
+        """Learning rates when the share `done` of the budget is spent."""
+        self.inundation = (self.settings.inundation or 0.0) * self.schedule.set(done, factor)
+
+    @torch.no_grad()
+    def early_stop(self) -> EarlyStop:
+        """On images of the generator as it is now, which the student will never be trained on."""
+        assert self.settings.patience is not None
+        self.statistics.enabled = False
+        x_NCHW = self.generator(*self.noise_of(self.context.seed + 1)(IMAGES))
+        loss = partial(softened_kl, temperature=self.settings.temperature)
+        return EarlyStop(self.student, x_NCHW, self.teacher(x_NCHW), loss, self.settings.patience)
+
+    @torch.no_grad()
+    def shown_images(self) -> tuple[Tensor, Tensor, Losses]:
+        """Fresh images that nobody trained on, their classes, how the teacher sees them."""
+        shown = torch.linspace(0, self.classes - 1, min(self.classes, _SHOWN_CLASSES)).round().long()
+        y_N = shown.repeat(_SHOWN_IMAGES).to(self.context.device)
+        x_NCHW = self.generator(self.noise.latents(len(y_N)), y_N)
+        recognized = (self.look(x_NCHW).argmax(1) == y_N).float().mean()
+        measures = {"recognized": 100 * recognized.item()}
+        if (loss := self.statistics.loss()) is not None:
+            measures["bn_statistics"] = loss.item()
+        return x_NCHW.cpu(), y_N.cpu(), measures
+
+    def parts(self) -> Sequence[Part]:
+        return self.student, self.generator, *self.schedule.optimizers
+
+    def restored(self) -> None:
+        pass

@@ -1,0 +1,325 @@
+"""The generator makes what the teacher recognizes, the student comes closer to it, within its budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from core.context import Progress, RunContext
+from core.errors import Canceled, Diverged
+from core.fake_quant.affine import unsigned_grid
+from core.fake_quant.insert import Student, build_student
+from core.methods import gdfq
+from core.methods.answered import Answered
+from core.methods.base import image_shape
+from core.methods.clock import Clock
+from core.methods.gdfq import Lesson
+from core.methods.inundation import crossing_factor
+from core.methods.prepare import prepare
+from core.methods.softened import softened_kl
+from core.spec import PROFILES, BitSpec, Budget, GdfqConfig
+from core.synthesis.distill import distill, frozen
+from core.synthesis.statistics import BatchNormStatistics
+
+SMALL = GdfqConfig(
+    budget=Budget(iterations=3), batch_size=8, latent_dim=8, warmup_iterations=2, distilled_images=16
+)
+PAPER = replace(SMALL, preset="paper")
+PRESETS = pytest.mark.parametrize("config", [SMALL, PAPER], ids=["service", "paper"])
+
+
+@pytest.fixture(autouse=True)
+def _short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.methods.prepare._IMAGES", 16)
+    monkeypatch.setattr("core.methods.prepare._ITERATIONS", 5)
+
+
+def context(tmp_path: Path, **options: Any) -> RunContext:
+    return RunContext(tmp_path, device=torch.device("cpu"), **options)
+
+
+def student_of(teacher: fx.GraphModule, config: GdfqConfig = SMALL, bits: str = "w3a3") -> Student:
+    return build_student(teacher, BitSpec.parse(bits), fold=config.resolved().fold_bn)
+
+
+def state(student: Student) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in student.state_dict().items()}
+
+
+@pytest.mark.parametrize(("generator", "learned"), [("product", 30), ("conditional", 90)])
+def test_images_come_to_be_recognized_and_their_statistics_too(
+    classifier: fx.GraphModule, tmp_path: Path, generator: Any, learned: float
+) -> None:
+    """A product with noise of either sign hides the class; normalization shows it."""
+    run = context(tmp_path)
+    run.seed_everything()
+    settings = replace(SMALL, generator=generator, batch_size=32, generator_lr=3e-3).resolved()
+    with frozen(classifier), BatchNormStatistics(classifier) as statistics:
+        lesson = Lesson(classifier, student_of(classifier), statistics, settings, run)
+        before = lesson.shown_images()[2]
+        for _ in range(60):
+            lesson.warm_up_step()
+        _, _, after = lesson.shown_images()
+    assert before["recognized"] < 25 < learned < after["recognized"]
+    assert after["bn_statistics"] < before["bn_statistics"]
+
+
+@PRESETS
+def test_kl_falls_on_images_the_student_never_saw(
+    classifier: fx.GraphModule, tmp_path: Path, config: GdfqConfig
+) -> None:
+    """The same generator, taught by the same seed, with a student that learns and one that hardly does."""
+    config = replace(
+        config, batch_size=16, budget=Budget(iterations=25), warmup_iterations=15, optimizer="adam"
+    )
+    distances = []
+    for rate in (1e-9, 1e-3):
+        student = student_of(classifier, config)
+        run = replace(config, student_lr=rate, range_lr=rate)
+        summary = gdfq.run(classifier, student, run, context(tmp_path))
+        with torch.no_grad():
+            x = summary.images
+            distances.append(softened_kl(student(x), classifier(x), 20.0))
+    assert distances[1] < 0.7 * distances[0]
+
+
+def test_the_kl_is_averaged_over_batch_and_classes_and_scaled_by_the_squared_temperature() -> None:
+    student, teacher = torch.randn(4, 7), torch.randn(4, 7)
+    p, q = (teacher / 20).softmax(1), (student / 20).softmax(1)
+    expected = 400 * (p * (p / q).log()).sum(1).mean() / 7
+    torch.testing.assert_close(softened_kl(student, teacher, 20.0), expected, rtol=1e-3, atol=1e-6)
+    assert softened_kl(teacher, teacher, 20.0).item() == 0
+
+
+@PRESETS
+def test_the_teacher_runs_once_for_both_losses(
+    teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig
+) -> None:
+    settings = replace(config, student_steps=1).resolved()
+    with frozen(teacher), BatchNormStatistics(teacher) as statistics:
+        student = student_of(teacher, config)
+        run = context(tmp_path)
+        prepare(teacher, student, Clock(settings.budget), run, later_steps=0)
+        lesson = Lesson(teacher, student, statistics, settings, run)
+        calls = []
+        teacher.register_forward_hook(lambda *_: calls.append(1))
+        losses = lesson.iteration()
+    assert len(calls) == 1
+    wanted = {"generator_ce", "bn_statistics", "kl", "student"}
+    assert losses.keys() == wanted | ({"student_ce"} if settings.ce_weight else set())
+
+
+def test_the_paper_preset_averages_ranges_in_the_warm_up_and_trains_gains_but_no_statistics(
+    teacher: fx.GraphModule, tmp_path: Path
+) -> None:
+    student = student_of(teacher, PAPER)
+    before = state(student)
+    ranges: list[Tensor] = []
+
+    def watch(news: Progress) -> None:
+        if news.phase == "training":
+            found = student.activation_quantizers().values()
+            ranges.append(torch.stack([q.scale.detach() for q in found]))
+
+    gdfq.run(teacher, student, replace(PAPER, student_lr=0.1), context(tmp_path, emit=watch, interval=0.0))
+    assert len(ranges) > 3 and all(torch.equal(ranges[0], later) for later in ranges)
+    assert not torch.equal(ranges[0], torch.ones_like(ranges[0]))
+    after = state(student)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    means = {name for name in before if name.endswith("running_mean")}
+    assert means and not any("running" in name or "batches" in name for name in changed)
+    assert {name.replace("running_mean", "weight") for name in means} < changed
+
+
+@PRESETS
+@pytest.mark.parametrize(("profile", "bits"), [("portable", "w3a3"), ("tensorrt", "w3a8")])
+def test_training_stays_on_the_grids_of_the_profile(
+    teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig, profile: str, bits: str
+) -> None:
+    grids, fold = PROFILES[profile].grids, config.resolved().fold_bn
+    student = build_student(teacher, BitSpec.parse(bits), grids, fold=fold)
+    before = [layer.weight.detach().clone() for layer in student.layers().values()]
+    gdfq.run(teacher, student, config, context(tmp_path))
+    student = student.folded()
+    for layer, weight in zip(student.layers().values(), before, strict=True):
+        assert not torch.equal(layer.weight, weight)
+        assert not layer.grid().zero_point.any()
+    if grids.signed_activations:
+        assert not any(bool(q.zero_point) for q in student.activation_quantizers().values())
+
+
+@PRESETS
+def test_ranges_are_frozen_afterwards(teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig) -> None:
+    student = student_of(teacher, config)
+    summary = gdfq.run(teacher, student, config, context(tmp_path))
+    assert not student.training
+    assert all(q.calibrated and q.observer is None for q in student.activation_quantizers().values())
+    assert not any(q.scale.requires_grad for q in student.activation_quantizers().values())
+    before = state(student)
+    student(summary.images * 1000)
+    after = state(student)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_learned_ranges_move_and_calibrated_ones_do_not(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    scales = {}
+    for ranges in ("learned", "calibrated"):
+        for iterations in (1, 3):
+            student = student_of(teacher)
+            config = replace(SMALL, ranges=ranges, budget=Budget(iterations=iterations))
+            gdfq.run(teacher, student, config, context(tmp_path))
+            found = student.activation_quantizers().values()
+            scales[ranges, iterations] = torch.stack([q.scale.detach() for q in found])
+    assert torch.equal(scales["calibrated", 1], scales["calibrated", 3])
+    assert not torch.equal(scales["learned", 1], scales["learned", 3])
+
+
+def test_every_other_further_step_sees_distilled_images(
+    teacher: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    step = Lesson.student_step
+
+    def watched(lesson: Lesson, x_NCHW: Tensor, wanted_NC: Tensor, y_N: Tensor) -> dict[str, float]:
+        seen.append(x_NCHW)
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(x_NCHW), wanted_NC)
+        return step(lesson, x_NCHW, wanted_NC, y_N)
+
+    monkeypatch.setattr(Lesson, "student_step", watched)
+    run = context(tmp_path)
+    images = distill(teacher, image_shape(teacher), images=16, iterations=5, context=run).images
+    gdfq.run(teacher, student_of(teacher), replace(SMALL, student_steps=4), run)
+    distilled = [any(torch.equal(x[0], image) for image in images) for x in seen]
+    assert distilled == [False, True, False, True] * 3
+
+
+def test_answered_batches_show_every_image_as_often(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    images = torch.randn(10, *image_shape(teacher))
+    answered = Answered(teacher, images, 4, context(tmp_path))
+    seen = [answered.batch() for _ in range(6)]
+    assert [len(x) for x, _ in seen] == [4, 4, 2] * 2
+    for epoch in (seen[:3], seen[3:]):
+        shown = torch.cat([x for x, _ in epoch])
+        assert sorted(shown[:, 0, 0, 0].tolist()) == sorted(images[:, 0, 0, 0].tolist())
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(shown), torch.cat([wanted for _, wanted in epoch]))
+
+
+def test_inundation_multiplies_a_move_until_the_wanted_share_of_integers_changes() -> None:
+    torch.manual_seed(0)
+    weight, move = torch.randn(8, 4, 3, 3), 1e-4 * torch.randn(8, 4, 3, 3)
+    low, high = torch.aminmax(weight.flatten(1), dim=1)
+    grid = unsigned_grid(2 * low, 2 * high, 4)  # no code at the end of the grid
+
+    def changed(factor: float) -> int:
+        return int((grid.codes(weight + factor * move) != grid.codes(weight)).sum())
+
+    assert changed(1.0) < 5
+    for share in (0.05, 0.2):
+        assert changed(crossing_factor(weight, move, grid, share)) == round(share * weight.numel())
+    assert crossing_factor(weight, 1e5 * move, grid, 0.05) == 1.0, "no step is made shorter"
+    assert crossing_factor(weight, 0 * move, grid, 0.05) == 1.0
+
+
+def test_with_inundation_every_layer_changes_integers(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    config = replace(SMALL, budget=Budget(iterations=1), student_steps=1, student_lr=1e-9)
+    changes = {}
+    for share in (None, 0.02):
+        student = student_of(teacher)
+        before = {name: layer.grid().codes(layer.weight) for name, layer in student.layers().items()}
+        gdfq.run(teacher, student, replace(config, inundation=share), context(tmp_path))
+        after = {name: layer.grid().codes(layer.weight) for name, layer in student.layers().items()}
+        changes[share] = [int((before[name] != after[name]).sum()) for name in before]
+    assert not any(changes[None])
+    assert all(changes[0.02])
+
+
+def test_shown_images_cover_classes_evenly(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    summary = gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path))
+    assert summary.labels is not None and summary.labels.bincount().tolist() == [8] * 7
+    assert len(summary.images) == 7 * 8
+
+
+def test_iterations_are_counted_out(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    summary = gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path))
+    assert summary.iterations == 3 and summary.stopped_by == "iterations"
+    assert [entry["iteration"] for entry in summary.losses] == [1, 2, 3]
+    assert summary.settings["kl_weight"] == 1.0
+
+
+def test_the_smallest_budget_in_seconds_still_trains_once(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    config = replace(SMALL, budget=Budget(seconds=1e-6))
+    summary = gdfq.run(teacher, student_of(teacher), config, context(tmp_path))
+    assert summary.iterations == 1 and summary.stopped_by == "seconds"
+
+
+@PRESETS
+def test_progress_within_a_phase_never_falls(
+    teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig
+) -> None:
+    news: list[Progress] = []
+    gdfq.run(teacher, student_of(teacher, config), config, context(tmp_path, emit=news.append, interval=0.0))
+    fractions = [item.fraction for item in news]
+    assert fractions == sorted(fractions)
+    assert {item.phase for item in news} == {"synthesizing", "training"}
+    assert news[-1].step == news[-1].steps == 3
+
+
+def test_cancel_stops_within_a_step(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    """Asked at every step: the run ends at the very question that is answered with yes."""
+    asked = 0
+    stop_at = 0
+
+    def canceled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == stop_at
+
+    gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path, canceled=canceled))
+    stop_at, asked = asked - 5, 0
+    with pytest.raises(Canceled):
+        gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path, canceled=canceled))
+    assert asked == stop_at
+
+
+@PRESETS
+def test_same_seed_same_student(teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig) -> None:
+    results = []
+    for seed in (7, 7, 8):
+        student = student_of(teacher, config)
+        gdfq.run(teacher, student, config, context(tmp_path, seed=seed))
+        results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_the_teacher_stays_as_it_was(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path))
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
+    assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+@PRESETS
+def test_without_bn_its_classes_alone_guide_the_generator(
+    teacher_without_bn: fx.GraphModule, tmp_path: Path, config: GdfqConfig
+) -> None:
+    student = student_of(teacher_without_bn, config)
+    summary = gdfq.run(teacher_without_bn, student, config, context(tmp_path))
+    assert any("No batch-normalization statistics" in note for note in summary.notes)
+    assert "recognized" in summary.measures and "bn_statistics" not in summary.measures
+    assert all(q.calibrated for q in student.activation_quantizers().values())
+
+
+def test_hopeless_learning_rates_end_as_diverged(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    config = replace(SMALL, optimizer="nesterov", student_lr=1e30, budget=Budget(iterations=20))
+    with pytest.raises(Diverged) as caught:
+        gdfq.run(teacher, student_of(teacher), config, context(tmp_path))
+    assert caught.value.code == "diverged"
