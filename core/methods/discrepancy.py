@@ -125,8 +125,8 @@ def spatial_attention(x_BCP: Tensor) -> Tensor:
 def channel_attention(x_BCP: Tensor) -> Tensor:
     """[B, C, P]: every channel plus a tenth of its attention over the channels least like it."""
     energy_BCC = x_BCP @ x_BCP.transpose(1, 2)
-    attention_BCC = (energy_BCC.amax(dim=-1, keepdim=True) - energy_BCC).softmax(dim=-1)
-    return ATTENTION_SHARE * (attention_BCC @ x_BCP) + x_BCP
+    attention_BCC = energy_BCC.neg().softmax(dim=-1)  # which the row's maximum would not change
+    return torch.baddbmm(x_BCP, attention_BCC, x_BCP, alpha=ATTENTION_SHARE)
 
 
 def channel_cosines(x_BCHW: Tensor) -> Tensor:
