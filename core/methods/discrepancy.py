@@ -35,7 +35,7 @@ from core.methods.attention import SeriesAttention, feature_count
 
 EPS = 1e-3
 ATTENTION_SHARE = 0.1
-_CACHED = 1 << 16  # elements of a map that are worked on at a time
+_CACHED = 1 << 17  # elements of a map that are worked on at a time
 
 Discrepancy = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 

@@ -44,7 +44,7 @@ class Generator(nn.Module):
             layers += [
                 UpsampledConv2d(_WIDTH, width),
                 nn.BatchNorm2d(width),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(0.2, inplace=True),
             ]
         layers += [
             nn.Conv2d(_WIDTH // 2, channels, 3, padding=1),
