@@ -52,6 +52,7 @@ from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
 from core.synthesis.distill import distill, frozen
 from core.synthesis.generators import Generator, LatentNoise
+from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
 
 Losses = dict[str, float]
@@ -176,7 +177,8 @@ class Game:
     def student_step(self) -> dict[str, Tensor]:
         self.statistics.enabled = False
         with torch.no_grad():
-            x_NCHW = self.images()
+            with reduced_precision(self.context.device):
+                x_NCHW = self.images().float()
             wanted = self.run_folded_teacher(x_NCHW)
         distance, discrepancy = self.disagreement(wanted, x_NCHW)
         loss = distance + self.settings.alpha * discrepancy

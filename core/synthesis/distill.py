@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
+from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments
 
 _LEARNING_RATE = 0.1
@@ -96,7 +97,8 @@ def distill(
 
 
 def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
-    network(x_NCHW)
+    with reduced_precision(x_NCHW.device):
+        network(x_NCHW)
     distance = statistics.loss()
     assert distance is not None
     mean_C, var_C = channel_moments(x_NCHW)
