@@ -177,8 +177,7 @@ class Game:
     def student_step(self) -> dict[str, Tensor]:
         self.statistics.enabled = False
         with torch.no_grad():
-            with reduced_precision(self.context.device):
-                x_NCHW = self.images().float()
+            x_NCHW = self.images()
             wanted = self.run_folded_teacher(x_NCHW)
         distance, discrepancy = self.disagreement(wanted, x_NCHW)
         loss = distance + self.settings.alpha * discrepancy
@@ -211,7 +210,9 @@ class Game:
     def warm_up_step(self) -> Losses:
         """The generator alone learns the teacher's statistics."""
         self.statistics.enabled = True
-        self.run_teacher(self.images())
+        x_NCHW = self.images()
+        with reduced_precision(self.run_teacher, self.context.device):
+            self.run_teacher(x_NCHW)
         loss = self.statistics.loss()
         assert loss is not None
         self.generator_optimizer.zero_grad()
@@ -220,8 +221,9 @@ class Game:
         return {"bn_statistics": loss.item()}
 
     def images(self) -> Tensor:
-        images: Tensor = self.generator(self.noise(self.settings.batch_size))
-        return images
+        with reduced_precision(self.generator, self.context.device):
+            images: Tensor = self.generator(self.noise(self.settings.batch_size))
+        return images.float()
 
     def disagreement(self, wanted: tuple[Tensor, list[Tensor]], x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """(L1 of the logits, D of the features); D is 0 where the network has no stages."""

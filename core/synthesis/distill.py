@@ -97,7 +97,7 @@ def distill(
 
 
 def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
-    with reduced_precision(x_NCHW.device):
+    with reduced_precision(network, x_NCHW.device):
         network(x_NCHW)
     distance = statistics.loss()
     assert distance is not None

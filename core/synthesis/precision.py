@@ -1,8 +1,9 @@
-"""bfloat16 for what synthesizes images, on CPUs that multiply it natively.
+"""bfloat16 for what makes synthetic images, on CPUs that multiply it natively.
 
-Images may be any that serve; losses of the student are computed on the images as they came out, in
-float32. Distilled images end at the same distance from the statistics, measured in float32; a generator's
-image moves by less than the rounding of its pixels to 8 bits would move it.
+An image may be any that serves. Distilled in bfloat16 it ends at the same distance from the statistics,
+measured in float32; drawn from a generator, it moves by less than rounding its pixels to 8 bits would
+move it. What a student learns from an image is computed in float32. The measurements:
+benchmarks/training_step_amd-epyc-2core_2026-11-21.md.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ from contextlib import AbstractContextManager
 from functools import cache
 
 import torch
+from torch import nn
 
 
-def reduced_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Convolutions and linear layers inside run in bfloat16 where that is faster; else nothing changes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu" and _native_bfloat16())
+def reduced_precision(network: nn.Module, device: torch.device) -> AbstractContextManager[object]:
+    """Convolutions and linear layers of `network` inside run in bfloat16, where that is faster.
+
+    Depthwise ones are slower in it, and the casts around them cost more than the others gain. On other
+    devices nothing changes: there it has not been measured.
+    """
+    faster = device.type == "cpu" and _native_bfloat16() and not any(map(_is_depthwise, network.modules()))
+    return torch.autocast(device.type, torch.bfloat16, enabled=faster)
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
 
 @cache
