@@ -6,8 +6,9 @@ For each of three steps, on ResNet-20 at 32 x 32 with random weights, w4a4: a ZA
 preset (batch 256, `scrm`, 5 student steps and 1 generator step), one of the service preset (batch 64,
 `crm`), and an iteration of distillation (batch 32). Beside it its bare convolutions: the same kernels on
 the same shapes, channels last, forward and backward as often as the step needs each, without anything
-between them. "As published" counts the generator's as 3 x 3 convolutions of the enlarged image, "ours"
-as it runs them. Shares above 100 % mean that the whole step is cheaper than the published convolutions.
+between them. "As published" are all in float32, the generator's as 3 x 3 convolutions of the enlarged
+image; "ours" as they run (`core.synthesis.upsampled`, `core.synthesis.precision`). Shares above 100 %
+mean that the whole step is cheaper than the published convolutions alone.
 
 Each step runs in a process of its own, so that its peak memory (RSS) is its own. The machine may do
 other things meanwhile: processor seconds (all threads) stand beside wall seconds, and of the repeats the
@@ -45,6 +46,7 @@ from core.networks.graph import trace
 from core.spec import BitSpec, ZaqConfig
 from core.synthesis.distill import distill, frozen
 from core.synthesis.generators import Generator
+from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
 from core.synthesis.upsampled import UpsampledConv2d
 
@@ -80,15 +82,21 @@ class Convolution:
         )  # fmt: skip
 
 
-def convolutions(network: nn.Module, x: Tensor, *, published: bool) -> list[Convolution]:
+def convolutions(
+    network: nn.Module, x: Tensor, *, published: bool, synthesis: bool = False
+) -> list[Convolution]:
+    """Those of one forward pass; `synthesis`: ours run them in reduced precision."""
     found: list[Convolution] = []
+    with reduced_precision(network, x.device):
+        reduced = synthesis and not published and torch.is_autocast_enabled("cpu")
+    dtype = torch.bfloat16 if reduced else torch.float32
 
     def record(layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
-        x_NCHW, w_OIHW = inputs[0].detach(), layer.weight.detach()
+        x_NCHW, w_OIHW = inputs[0].detach().to(dtype), layer.weight.detach().to(dtype)
         if isinstance(layer, UpsampledConv2d) and published:
             x_NCHW = F.interpolate(x_NCHW, scale_factor=2.0)
         elif isinstance(layer, UpsampledConv2d):
-            w_IOHW = torch.randn(layer.in_channels, layer.out_channels, 4, 4)
+            w_IOHW = torch.randn(layer.in_channels, layer.out_channels, 4, 4, dtype=dtype)
             w_IOHW = w_IOHW.contiguous(memory_format=torch.channels_last)
             found.append(Convolution(x_NCHW, w_IOHW, 2, 1, transposed=True))
             return
@@ -155,13 +163,15 @@ BOUNDS = ("published", "ours")
 def bound(teacher: fx.GraphModule, name: str, repeats: int, *, published: bool) -> Cost:
     if name == "distill":
         x = torch.randn(32, *SHAPE).contiguous(memory_format=torch.channels_last)
-        return bare(convolutions(teacher, x, published=published), 1, {(True, False): 1}, repeats)
+        layers = convolutions(teacher, x, published=published, synthesis=True)
+        return bare(layers, 1, {(True, False): 1}, repeats)
     settings = ZaqConfig(preset="paper" if name == "paper" else "service").resolved()
     steps, batch = settings.student_steps, settings.batch_size
     x = torch.randn(batch, *SHAPE).contiguous(memory_format=torch.channels_last)
     network = convolutions(teacher, x, published=published)
     generator = Generator(SHAPE, settings.latent_dim)
-    drawn = convolutions(generator, torch.randn(batch, settings.latent_dim), published=published)
+    z = torch.randn(batch, settings.latent_dim)
+    drawn = convolutions(generator, z, published=published, synthesis=True)
     return total(
         bare(network, steps + 1, {(True, False): 1}, repeats),  # the teacher
         bare(network, steps + 1, {(True, True): steps, (True, False): 1}, repeats),  # the student
@@ -205,8 +215,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             whole = result["step"][index] / scale
             published, ours = result["published"][index], result["ours"][index]
             label, memory = (STEPS[name], f"{result['peak'] / 2**30:.2f} GiB") if index == 0 else ("", "")
-            numbers = f"{whole:.3f} | {published:.3f} | {published / whole:.0%} | {ours:.3f} | {ours / whole:.0%}"
-            lines.append(f"| {label} | {clock} | {numbers} | {memory} |")
+            bounds = " | ".join(f"{bound:.3f} | {bound / whole:.0%}" for bound in (published, ours))
+            lines.append(f"| {label} | {clock} | {whole:.3f} | {bounds} | {memory} |")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ what a row has in common,
 
 exactly. Pixels of unit length are close to their mean, so that exp(s) ≈ 1 + s + s²/2 up to s³/6: Z and N
 become polynomials in d, whose coefficients are moments of the pixels up to the third order, some C³/2
-numbers in place of the P × P map. m is held constant in the gradient, as the exact form does not depend on it.
+numbers in place of the P × P map. Gradients hold m constant, as the exact form does not depend on it.
 
 Shapes: B maps, C channels, P pixels; F features of a pixel d: 1, its channels, and their products of two,
 that of the channels c and c + k (mod C) for k = 0 … C/2 at place k·C + c; V = 1 + C values: w, w·d.
@@ -52,7 +52,7 @@ class SeriesAttention(torch.autograd.Function):
         dn_BCP = grad_BCP / z_B1P
         dz_B1P = (dn_BCP * mixed_BCP).sum(1, keepdim=True).neg_()
         # The pixel as the one that looks: Z and N at d.
-        looks_BCP = moments_BVF[:, 1:] @ _features_along(d_BCP, dn_BCP, dz_B1P)
+        looks_BCP: Tensor = moments_BVF[:, 1:] @ _features_along(d_BCP, dn_BCP, dz_B1P)
         # As one that is looked at: w times a cubic polynomial of d, from the moments that it is part of.
         dmoments_BVF = torch.cat([dz_B1P, dn_BCP], 1) @ f_BFP.transpose(1, 2)
         rest_B1P, slope_BCP = (_cubic(dmoments_BVF) @ f_BFP).tensor_split([1], 1)

@@ -59,7 +59,9 @@ def test_the_edges_are_the_last_numbers_outside(scale: float, first: int, last: 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("upstream_layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("low", "high", "signed"), [(0.0, 2.0, False), (-1.3, 2.0, False), (-1.0, 2.0, True)])
+@pytest.mark.parametrize(
+    ("low", "high", "signed"), [(0.0, 2.0, False), (-1.3, 2.0, False), (-1.0, 2.0, True)]
+)
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_gradients_are_those_of_pytorchs_learnable_quantizer(
     bits: int,

@@ -28,6 +28,7 @@ def test_in_float32_it_agrees_to_rounding_and_keeps_channels_last() -> None:
     torch.manual_seed(1)
     ours = UpsampledConv2d(32, 16).to(memory_format=torch.channels_last)
     x = torch.randn(4, 32, 8, 8).to(memory_format=torch.channels_last)
-    plain = nn.functional.conv2d(nn.functional.interpolate(x, scale_factor=2.0), ours.weight, ours.bias, padding=1)
+    enlarged = nn.functional.interpolate(x, scale_factor=2.0)
+    plain = nn.functional.conv2d(enlarged, ours.weight, ours.bias, padding=1)
     torch.testing.assert_close(ours(x), plain, atol=2e-6, rtol=1e-5)
     assert ours(x).is_contiguous(memory_format=torch.channels_last)
