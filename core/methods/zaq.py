@@ -177,7 +177,8 @@ class Game:
     def student_step(self) -> dict[str, Tensor]:
         self.statistics.enabled = False
         with torch.no_grad():
-            x_NCHW = self.images()
+            with reduced_precision(self.generator, self.context.device):
+                x_NCHW = self.images()
             wanted = self.run_folded_teacher(x_NCHW)
         distance, discrepancy = self.disagreement(wanted, x_NCHW)
         loss = distance + self.settings.alpha * discrepancy
@@ -221,8 +222,7 @@ class Game:
         return {"bn_statistics": loss.item()}
 
     def images(self) -> Tensor:
-        with reduced_precision(self.generator, self.context.device):
-            images: Tensor = self.generator(self.noise(self.settings.batch_size))
+        images: Tensor = self.generator(self.noise(self.settings.batch_size))
         return images.float()
 
     def disagreement(self, wanted: tuple[Tensor, list[Tensor]], x_NCHW: Tensor) -> tuple[Tensor, Tensor]:

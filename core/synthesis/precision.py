@@ -18,8 +18,9 @@ from torch import nn
 def reduced_precision(network: nn.Module, device: torch.device) -> AbstractContextManager[object]:
     """Convolutions and linear layers of `network` inside run in bfloat16, where that is faster.
 
-    Depthwise ones are slower in it, and the casts around them cost more than the others gain. On other
-    devices nothing changes: there it has not been measured.
+    Depthwise ones are slower in it, and the casts around them cost more than the others gain. Not for a
+    network that is trained: oneDNN's threads wait for each other by spinning over the gradient of its
+    weights. On other devices nothing changes: there it has not been measured.
     """
     faster = device.type == "cpu" and _native_bfloat16() and not any(map(_is_depthwise, network.modules()))
     return torch.autocast(device.type, torch.bfloat16, enabled=faster)
