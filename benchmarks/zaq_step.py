@@ -3,12 +3,11 @@
     python benchmarks/zaq_step.py [--repeats 2] [--output FILE]
 
 One iteration is 5 student steps and 1 generator step on ResNet-20 at 32 x 32, random weights, w4a4.
-Three runs, each in a process of its own so that its peak memory (RSS) is its own: the paper preset
-(batch 256, `scrm`) as it is, the same with the attention maps written out as the authors' code has
-them, and the service preset (batch 64, `crm`). Every run times the whole iteration, then each part by
-itself, forward and backward as often as an iteration needs them; the rest is optimizers, losses and
-what the parts cost each other. Processor seconds (all threads) are told beside wall seconds, since
-they are the same on a machine that does other things meanwhile.
+Two runs, each in a process of its own so that its peak memory (RSS) is its own: the paper preset
+(batch 256, `scrm`) and the service preset (batch 64, `crm`). Every run times the whole iteration, then
+each part by itself, forward and backward as often as an iteration needs them; the rest is optimizers,
+losses and what the parts cost each other. Processor seconds (all threads) are told beside wall seconds,
+since they are the same on a machine that does other things meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -35,7 +33,6 @@ from torch.nn import functional as F
 from core.context import RunContext
 from core.fake_quant.insert import build_student
 from core.fake_quant.observers import MinMax
-from core.methods import discrepancy
 from core.methods.calibrate import calibrate
 from core.methods.zaq import Game
 from core.networks import architectures
@@ -45,17 +42,10 @@ from core.synthesis.statistics import BatchNormStatistics
 
 RUNS = {
     "paper": "paper preset (batch 256, scrm)",
-    "naive": "the same, attention maps written out",
     "service": "service preset (batch 64, crm)",
 }
 PARTS = ("generator", "teacher", "student", "discrepancy")
 Cost = tuple[float, float]  # wall seconds, processor seconds
-
-
-def written_out(x_BCP: Tensor) -> Tensor:
-    """`discrepancy.spatial_attention` with its P x P map in memory, as the authors' code has it."""
-    attention_BPP = torch.softmax(x_BCP.transpose(1, 2) @ x_BCP, dim=-1)
-    return discrepancy.ATTENTION_SHARE * (x_BCP @ attention_BPP.transpose(1, 2)) + x_BCP
 
 
 def cost(run: Callable[[], object], repeats: int) -> Cost:
@@ -78,8 +68,6 @@ def measure(name: str, repeats: int) -> dict[str, object]:
         with ExitStack() as stack:
             if settings.ranges == "widening":
                 stack.enter_context(student.observing(MinMax))
-            if name == "naive":
-                stack.enter_context(mock.patch.object(discrepancy, "spatial_attention", written_out))
             statistics = stack.enter_context(BatchNormStatistics(teacher))
             statistics.enabled = False
             game = Game(teacher, student, statistics, settings, context)
@@ -110,11 +98,15 @@ def parts(game: Game, repeats: int) -> dict[str, Cost]:
     def teacher() -> None:
         for _ in range(steps):
             with torch.no_grad():
-                game.run_teacher(images)
-        game.statistics.enabled = True  # the generator's loss asks for them
+                game.run_folded_teacher(images)
+        if not game.settings.bn_weight:
+            total(game.run_folded_teacher(images)).backward()
+            return
+        game.statistics.enabled = True
         loss = total(game.run_teacher(images))
         distance = game.statistics.loss()
-        (loss if distance is None else loss + distance).backward()
+        assert distance is not None
+        (loss + distance).backward()
         game.statistics.enabled = False
 
     def student() -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.fake_quant.straight_through import RoundToGrid
+
 SMALLEST_SCALE = 1e-8
 
 
@@ -48,11 +50,23 @@ class Grid:
         return self.scale.view(shape), self.zero_point.view(shape)
 
 
-def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
-    """x rounded to the grid, in float; gradient 1 inside the grid's range and 0 outside (STE)."""
+def fake_quantize(x: Tensor, grid: Grid, factor: float = 0.0) -> Tensor:
+    """x rounded to the grid, in float; gradient 1 inside the grid's range and 0 outside (STE).
+
+    The scale of a tensor's grid gets LSQ's gradient times `factor` where it asks for one.
+    """
     if grid.per_row:
         zero_point = grid.zero_point.to(torch.int32)
         return torch.fake_quantize_per_channel_affine(x, grid.scale, zero_point, 0, grid.low, grid.high)
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        zero = float(grid.zero_point)
+        y: Tensor = RoundToGrid.apply(x, grid.scale, grid.low - zero, grid.high - zero, factor)
+        return y
+    if grid.scale.requires_grad:
+        scale, zero_point = grid.scale.view(1), grid.zero_point.view(1)
+        return torch._fake_quantize_learnable_per_tensor_affine(
+            x, scale, zero_point, grid.low, grid.high, factor
+        )
     return torch.fake_quantize_per_tensor_affine(
         x, grid.scale, grid.zero_point.to(torch.int32), grid.low, grid.high
     )
@@ -99,16 +113,13 @@ def weight_grid(w_O: Tensor, bits: int, bias_O: Tensor | None = None, *, symmetr
     steps of input scale × weight scale, inside int32 for every input scale above 2^-10.
     """
     rows = w_O.flatten(1)
-    low, high = torch.aminmax(rows, dim=1)
+    low, high = rows.amin(1), rows.amax(1)  # torch.aminmax is far slower on a CPU
     if symmetric or bits == 8:
         grid = symmetric_grid(torch.maximum(-low, high), bits)
     else:
         grid = unsigned_grid(low, high, bits)
     if bias_O is None:
         return grid
-    floor = bias_O.detach().abs() * 2.0**-21
-    if bool((grid.scale >= floor).all()):
-        return grid
-    scale = torch.maximum(grid.scale, floor)
+    scale = torch.maximum(grid.scale, bias_O.detach().abs() * 2.0**-21)
     zero_point = torch.round(-low.clamp(max=0) / scale) if grid.low == 0 else grid.zero_point
     return Grid(scale, zero_point, grid.low, grid.high)

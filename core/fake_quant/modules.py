@@ -49,10 +49,10 @@ class LowBitWeight:
         """Pins the grid (scale and zero-point [O]); None lets it follow the weight again."""
         self.fixed = grid
 
-    def low_bit_weight(self) -> Tensor:
-        return fake_quantize(self.weight, self.grid())
+    def low_bit_weight(self, grid: Grid | None = None) -> Tensor:
+        return fake_quantize(self.weight, grid or self.grid())
 
-    def low_bit_bias(self) -> Tensor | None:
+    def low_bit_bias(self, grid: Grid | None = None) -> Tensor | None:
         """The bias as the integer kernel adds it: in whole steps of input scale × weight scale.
 
         The step is fine at 8 bits and coarse at 4: left out, it is what student and file differ by most.
@@ -63,15 +63,22 @@ class LowBitWeight:
         bias: Tensor = self.bias
         if self.bias_bits < 32:
             bias = _round_ste(bias, symmetric_grid(bias.detach().abs().max(), self.bias_bits).scale)
-        if self.reads is None or not bool(self.reads.calibrated):
+        if self.reads is None:
             return bias
-        return _round_ste(bias, self.bias_step(), limit=LARGEST_BIAS)
+        # Chosen by a tensor, since asking for the flag would make an accelerator wait for every layer.
+        rounded = _round_ste(bias, self.bias_step(grid), limit=LARGEST_BIAS)
+        return torch.where(self.reads.calibrated, rounded, bias)
 
-    def bias_step(self) -> Tensor:
+    def bias_step(self, grid: Grid | None = None) -> Tensor:
         """Input scale × weight scale, shape [O]."""
         assert self.reads is not None
-        step: Tensor = self.reads.scale.detach() * self.grid().scale
+        step: Tensor = self.reads.scale.detach() * (grid or self.grid()).scale
         return step
+
+    def low_bit(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias through one look at the grid, which would otherwise be found for each anew."""
+        grid = self.grid()
+        return self.low_bit_weight(grid), self.low_bit_bias(grid)
 
 
 class QuantConv2d(LowBitWeight, nn.Conv2d):
@@ -94,7 +101,7 @@ class QuantConv2d(LowBitWeight, nn.Conv2d):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        result: Tensor = self._conv_forward(input, self.low_bit_weight(), self.low_bit_bias())
+        result: Tensor = self._conv_forward(input, *self.low_bit())
         return result
 
 
@@ -108,7 +115,7 @@ class QuantLinear(LowBitWeight, nn.Linear):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.low_bit_weight(), self.low_bit_bias())
+        return nn.functional.linear(input, *self.low_bit())
 
 
 def _adopt(
@@ -192,12 +199,9 @@ class ActivationQuantizer(nn.Module):
             self.set_range(*self.observer(x.detach(), self.grid_of))
         if not self.enabled:
             return x
-        if self.scale.requires_grad:
-            factor = 1.0 / (x.numel() / x.shape[0] * self.high) ** 0.5
-            return torch._fake_quantize_learnable_per_tensor_affine(
-                x, self.scale.view(1), self.zero_point.view(1), self.low, self.high, factor
-            )
-        return fake_quantize(x, self.grid())
+        grid = Grid(self.scale, self.zero_point, self.low, self.high)
+        learns = self.scale.requires_grad
+        return fake_quantize(x, grid, (x.numel() / x.shape[0] * self.high) ** -0.5 if learns else 0.0)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"

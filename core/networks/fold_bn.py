@@ -6,6 +6,7 @@ layer (g/√(v + ε))·W, β + (b − μ)·g/√(v + ε) (Jacob et al., arXiv 17
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -42,6 +43,13 @@ def fold_bn(graph: fx.GraphModule) -> fx.GraphModule:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def names_after_folding(graph: fx.GraphModule, folded: fx.GraphModule, names: Sequence[str]) -> list[str]:
+    """Nodes of `graph` by their names in `fold_bn(graph)`: a layer has its normalization's values there."""
+    left = {node.name for node in folded.graph.nodes}
+    before = {node.name: node.args[0].name for node in graph.graph.nodes if node.name not in left}
+    return [before.get(name, name) for name in names]
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
+from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
 
 BATCH = 64
@@ -128,7 +129,8 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int)
 
 def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
     """(What the images minimize, the distance of their statistics)."""
-    network(x_NCHW)
+    with reduced_precision(network, x_NCHW.device):
+        network(x_NCHW)
     distance = statistics.loss()
     assert distance is not None
     if statistics.measure == "image":  # ZeroQ's sum over layers, the input being one of them

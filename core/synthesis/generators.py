@@ -18,6 +18,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.synthesis.upsampled import UpsampledConv2d
+
 _WIDTH = 128
 _LARGEST_START = 16
 
@@ -40,10 +42,9 @@ class Generator(nn.Module):
         for left in reversed(range(doublings)):
             width = _WIDTH if left else _WIDTH // 2
             layers += [
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(_WIDTH, width, 3, padding=1),
+                UpsampledConv2d(_WIDTH, width),
                 nn.BatchNorm2d(width),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(0.2, inplace=True),
             ]
         layers += [
             nn.Conv2d(_WIDTH // 2, channels, 3, padding=1),

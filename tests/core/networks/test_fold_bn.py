@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from core.networks.fold_bn import batch_norm_gain, fold_bn
-from core.networks.graph import BatchNorm, trace
+from core.networks.fold_bn import batch_norm_gain, fold_bn, names_after_folding
+from core.networks.graph import BatchNorm, trace, with_outputs
 from tests.core import small
 
 
@@ -127,3 +127,18 @@ def test_the_gain_is_that_of_the_formula() -> None:
     assert norm.running_var is not None
     expected = norm.weight / (norm.running_var + norm.eps) ** 0.5
     assert torch.allclose(batch_norm_gain(norm), expected)
+
+
+def test_nodes_are_found_by_the_names_they_have_after_folding() -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 6, 3), small.norm(6), nn.ReLU()).eval(), small.SHAPE)
+    names = [node.name for node in graph.graph.nodes if node.op != "output" and node.name != "sym_size_int"]
+    result = fold_bn(graph)
+    x = small.images(4)
+    with torch.no_grad():
+        wanted = with_outputs(graph, names)(x)[1]
+        found = with_outputs(result, names_after_folding(graph, result, names))(x)[1]
+    by_name = dict(zip(names, zip(wanted, found, strict=True), strict=True))
+    convolution = next(iter(by_name))  # the image; then the layer, whose place its normalization takes
+    assert torch.equal(*by_name[convolution])
+    for name in names[2:]:
+        torch.testing.assert_close(*by_name[name])

@@ -1,0 +1,39 @@
+"""Images as their Fourier coefficients, scaled as in natural images.
+
+    x = irfft2(amplitude · z),   amplitude(f) ∝ 1 / max(f, 1 / side)
+
+The power of natural images falls as 1/f² (Field, JOSA A 1987). White z are therefore a better start than
+white pixels, and an optimizer that moves all coefficients by equal steps moves the coarse structure, which
+a network's statistics depend on most, furthest: the preconditioning of Olah et al., "Feature
+Visualization" (Distill 2017). ResNet-20 at 32 x 32, 25 Adam steps: distance from the batch-normalization
+statistics .029, against .124 for pixels (docs/methods/fast.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Spectrum(nn.Module):
+    """`count` images of `shape` (C, H, W), of about zero mean and unit variance at the start."""
+
+    amplitude: Tensor
+
+    def __init__(self, count: int, shape: tuple[int, int, int], random: torch.Generator) -> None:
+        super().__init__()
+        channels, self.height, self.width = shape
+        y = torch.fft.fftfreq(self.height)[:, None]
+        x = torch.fft.rfftfreq(self.width)[None, :]
+        amplitude = 1 / torch.clamp((y.square() + x.square()).sqrt(), min=1 / max(self.height, self.width))
+        noise = torch.randn(count, channels, self.height, self.width, generator=random)
+        z = torch.fft.rfft2(noise, norm="ortho")
+        started = torch.fft.irfft2(z * amplitude, s=(self.height, self.width), norm="ortho")
+        self.register_buffer("amplitude", amplitude / started.std().clamp(min=1e-6))
+        self.z = nn.Parameter(torch.view_as_real(z).clone())
+
+    def forward(self) -> Tensor:
+        """[count, C, H, W], channels-last."""
+        spectrum = torch.view_as_complex(self.z) * self.amplitude
+        images: Tensor = torch.fft.irfft2(spectrum, s=(self.height, self.width), norm="ortho")
+        return images.contiguous(memory_format=torch.channels_last)
