@@ -172,10 +172,12 @@ def bound(teacher: fx.GraphModule, name: str, repeats: int, *, published: bool) 
     generator = Generator(SHAPE, settings.latent_dim)
     z = torch.randn(batch, settings.latent_dim)
     drawn = convolutions(generator, z, published=published, synthesis=True)
+    trained = convolutions(generator, z, published=published)
     return total(
         bare(network, steps + 1, {(True, False): 1}, repeats),  # the teacher
         bare(network, steps + 1, {(True, True): steps, (True, False): 1}, repeats),  # the student
-        bare(drawn, steps + 1, {(True, True): 1}, repeats),
+        bare(drawn, steps, {}, repeats),
+        bare(trained, 1, {(True, True): 1}, repeats),
     )
 
 
