@@ -21,6 +21,13 @@ class Paper:
 
 
 _LITERATURE = {
+    "fast": [
+        Paper(
+            "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", "2210.17323"
+        ),
+        Paper("SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", "2202.07471"),
+        Paper("Data-Free Quantization Through Weight Equalization and Bias Correction", "1906.04721"),
+    ],
     "gdfq": [
         Paper("Generative Low-bitwidth Data Free Quantization", "2003.03603"),
         Paper("It's All In the Teacher: Zero-Shot Quantization Brought Closer to the Teacher", "2203.17008"),

@@ -9,11 +9,12 @@ from torch import fx
 
 from core.context import RunContext
 from core.fake_quant.insert import Student
-from core.methods import gdfq, minmax, zaq, zeroq
+from core.methods import fast, gdfq, minmax, zaq, zeroq
 from core.methods.base import Method, Summary
 from core.spec import GdfqConfig, MethodConfig, ZaqConfig
 
 METHODS: Mapping[str, Method[Any]] = {
+    "fast": fast.run,
     "gdfq": gdfq.run,
     "minmax": minmax.run,
     "zaq": zaq.run,

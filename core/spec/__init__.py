@@ -8,6 +8,7 @@ import it.
 from core.spec.bits import AnyBits, BitSpec, LayerBits
 from core.spec.budget import Budget
 from core.spec.export import ANY_GRID, PROFILES, AnyExport, ExportConfig, GridStyle, Profile
+from core.spec.fast import FastConfig
 from core.spec.fields import Count, Mean, Std
 from core.spec.gdfq import GDFQ_PRESETS, GdfqConfig, GdfqSettings
 from core.spec.job import Limits, QuantizationSpec
@@ -43,6 +44,7 @@ __all__ = [
     "ClassNames",
     "Count",
     "ExportConfig",
+    "FastConfig",
     "GdfqConfig",
     "GdfqSettings",
     "GridStyle",

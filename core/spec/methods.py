@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from core.spec.fast import FastConfig
 from core.spec.gdfq import GdfqConfig
 from core.spec.minmax import MinMaxConfig
 from core.spec.zaq import ZaqConfig
 from core.spec.zeroq import ZeroqConfig
 
-MethodConfig = MinMaxConfig | ZaqConfig | GdfqConfig | ZeroqConfig
+MethodConfig = FastConfig | GdfqConfig | MinMaxConfig | ZaqConfig | ZeroqConfig
 METHOD_CONFIGS: Mapping[str, type[MethodConfig]] = {
+    "fast": FastConfig,
     "gdfq": GdfqConfig,
     "minmax": MinMaxConfig,
     "zaq": ZaqConfig,

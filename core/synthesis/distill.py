@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from core.context import RunContext
 from core.synthesis.precision import reduced_precision
+from core.synthesis.spectrum import Spectrum
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
 
 BATCH = 64
@@ -35,15 +36,18 @@ class Recipe:
     """How images are optimized: what they start from, what is measured, and Adam's learning rate.
 
     It falls as a cosine to zero, or tenfold (to 1e-4 at least) after each 100 steps without progress.
+    The variables are the pixels, or with `spectrum` the images' Fourier coefficients.
     """
 
     measure: Measure = "std"
     initial_std: float = 1.0
     learning_rate: float = 0.1
     schedule: Literal["cosine", "plateau"] = "cosine"
+    spectrum: bool = False
 
 
 DEFAULT = Recipe()
+BRIEF = Recipe(learning_rate=0.3, spectrum=True)
 ORIGINAL = Recipe("image", initial_std=0.0136, learning_rate=0.5, schedule="plateau")
 
 
@@ -58,6 +62,17 @@ class Distilled:
     images: Tensor
     first_loss: float | None = None
     last_loss: float | None = None
+
+
+class Pixels(nn.Module):
+    """Images [N, C, H, W] that are variables themselves."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.x = nn.Parameter(images.to(memory_format=torch.channels_last, copy=True))
+
+    def forward(self) -> Tensor:
+        return self.x
 
 
 def distill(
@@ -89,13 +104,14 @@ def distill(
     lasts: list[float] = []
     with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
-            return Distilled(noise / recipe.initial_std)
+            return Distilled(Spectrum(noise)().detach() if recipe.spectrum else noise / recipe.initial_std)
         for start in batches:
-            x_NCHW = start.to(context.device, memory_format=torch.channels_last).requires_grad_()
-            optimizer = torch.optim.Adam([x_NCHW], lr=recipe.learning_rate)
+            start = start.to(context.device)
+            canvas = Spectrum(start) if recipe.spectrum else Pixels(start)
+            optimizer = torch.optim.Adam(canvas.parameters(), lr=recipe.learning_rate)
             fall = _schedule(recipe, optimizer, iterations)
             for step in range(iterations):
-                loss, distance = _objective(network, x_NCHW, statistics)
+                loss, distance = _objective(network, canvas(), statistics)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -106,8 +122,9 @@ def distill(
                 context.step(so_far, steps + later_steps, {"bn_statistics": distance.item()})
                 if enough():
                     break
-            done.append(x_NCHW.detach().cpu())
             with torch.no_grad():
+                x_NCHW = canvas()
+                done.append(x_NCHW.cpu())
                 lasts.append(_objective(network, x_NCHW, statistics)[1].item())
             if enough():
                 break

@@ -16,24 +16,23 @@ from torch import Tensor, nn
 
 
 class Spectrum(nn.Module):
-    """`count` images of `shape` (C, H, W), of about zero mean and unit variance at the start."""
+    """Images of zero mean and unit variance, made of white `noise` [N, C, H, W]."""
 
     amplitude: Tensor
 
-    def __init__(self, count: int, shape: tuple[int, int, int], random: torch.Generator) -> None:
+    def __init__(self, noise: Tensor) -> None:
         super().__init__()
-        channels, self.height, self.width = shape
-        y = torch.fft.fftfreq(self.height)[:, None]
-        x = torch.fft.rfftfreq(self.width)[None, :]
+        self.height, self.width = noise.shape[2:]
+        y = torch.fft.fftfreq(self.height, device=noise.device)[:, None]
+        x = torch.fft.rfftfreq(self.width, device=noise.device)[None, :]
         amplitude = 1 / torch.clamp((y.square() + x.square()).sqrt(), min=1 / max(self.height, self.width))
-        noise = torch.randn(count, channels, self.height, self.width, generator=random)
         z = torch.fft.rfft2(noise, norm="ortho")
-        started = torch.fft.irfft2(z * amplitude, s=(self.height, self.width), norm="ortho")
-        self.register_buffer("amplitude", amplitude / started.std().clamp(min=1e-6))
-        self.z = nn.Parameter(torch.view_as_real(z).clone())
+        images = torch.fft.irfft2(z * amplitude, s=(self.height, self.width), norm="ortho")
+        self.register_buffer("amplitude", amplitude / images.std().clamp(min=1e-6))
+        self.z = nn.Parameter(torch.view_as_real(z))
 
     def forward(self) -> Tensor:
-        """[count, C, H, W], channels-last."""
+        """[N, C, H, W], channels-last."""
         spectrum = torch.view_as_complex(self.z) * self.amplitude
         images: Tensor = torch.fft.irfft2(spectrum, s=(self.height, self.width), norm="ortho")
         return images.contiguous(memory_format=torch.channels_last)
