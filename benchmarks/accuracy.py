@@ -172,12 +172,7 @@ def percent(accuracy: metrics.Accuracy | None) -> str:
 
 def opened(path: Path, loaded: LoadedNetwork, scratch: Path) -> ImageDataset:
     """The set at `path`, a file or a folder. Raises DatasetError, and ValueError on missing classes."""
-    if path.is_dir():
-        archive = scratch / f"{path.name}.tar"
-        with tarfile.open(archive, "w", dereference=True) as tar:
-            tar.add(path, arcname=path.name)
-        path = archive
-    dataset = datasets.open_dataset(path)
+    dataset = datasets.open_dataset(archived(path, scratch) if path.is_dir() else path)
     dataset.check(loaded.num_classes, loaded.input_shape)
     numbered = all(re.match(r"\d", name) for name in dataset.names.values())
     if not numbered and len(dataset.names) != loaded.num_classes:
@@ -186,6 +181,14 @@ def opened(path: Path, loaded: LoadedNetwork, scratch: Path) -> ImageDataset:
             "are classes in sorted order, so that none may be missing unless their names begin with numbers"
         )
     return dataset
+
+
+def archived(folder: Path, scratch: Path) -> Path:
+    """A tar of the folder; what links point to counts as there."""
+    archive = scratch / f"{folder.name}.tar"
+    with tarfile.open(archive, "w", dereference=True) as tar:
+        tar.add(folder, arcname=folder.name)
+    return archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +226,8 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
         return [real_subject(name, arguments.data) for name in arguments.networks or REAL]
     spec = NetworkSpec.from_json({key: getattr(arguments, key) for key in ("architecture", "mean", "std")})
     name = f"{arguments.architecture}, {arguments.checkpoint.name}"
-    return [Subject(name, arguments.checkpoint, spec, {arguments.images.name: arguments.images})]
+    images = arguments.images.resolve()
+    return [Subject(name, arguments.checkpoint, spec, {images.name: images})]
 
 
 def real_subject(name: str, data: Path) -> Subject:
@@ -257,10 +261,10 @@ def heading() -> list[str]:
         f"`python benchmarks/accuracy.py`, {hardware()}, threads: {torch.get_num_threads()}, torch "
         f"{torch.__version__}, onnxruntime {onnxruntime.__version__}, {datetime.date.today()}.",
         "",
-        "Top-1 / top-5 in percent. `round to nearest` is `minmax` at the same bits and seed; `result in torch`",
-        "is the method's student in integer arithmetic, `result's file` its ONNX file. Files run in ONNX",
-        "Runtime. Differences are of top-1: float32 less the file. The machine may do other things meanwhile:",
-        "what to compare are processor seconds (all threads).",
+        "Top-1 / top-5 in percent. `round to nearest` is `minmax` at the same bits and seed; `result in",
+        "torch` is the method's student in integer arithmetic, `result's file` its ONNX file. Files run in",
+        "ONNX Runtime. Differences are of top-1: float32 less the file. The machine may do other things",
+        "meanwhile: what to compare are processor seconds (all threads).",
     ]
 
 
