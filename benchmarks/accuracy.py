@@ -24,30 +24,25 @@ import datetime
 import json
 import os
 import re
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import accuracy_table
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 from artifacts import REAL
+from image_sets import opened, thinned
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from core.context import RunContext, pick_device
-from core.evaluate import datasets, metrics
-from core.evaluate.datasets import ImageDataset
-from core.evaluate.folder import FolderImages
-from core.evaluate.npz import NpzImages
-from core.evaluate.preprocess import Pixels
+from core.evaluate import metrics
 from core.export.integer import IntegerStudent
 from core.export.onnx import export_student
 from core.export.session import open_session, run
@@ -165,57 +160,6 @@ def percent(accuracy: metrics.Accuracy | None) -> str:
     if accuracy is None:
         return "–"
     return f"{accuracy.top1:.2f}" + ("" if accuracy.top5 is None else f" / {accuracy.top5:.2f}")
-
-
-# --- images ---
-
-
-def opened(path: Path, loaded: LoadedNetwork, scratch: Path) -> ImageDataset:
-    """The set at `path`, a file or a folder. Raises DatasetError, and ValueError on missing classes."""
-    dataset = datasets.open_dataset(archived(path, scratch) if path.is_dir() else path)
-    dataset.check(loaded.num_classes, loaded.input_shape)
-    numbered = all(re.match(r"\d", name) for name in dataset.names.values())
-    if not numbered and len(dataset.names) != loaded.num_classes:
-        raise ValueError(
-            f"{path} has {len(dataset.names)} folders, and the network {loaded.num_classes} classes: folders "
-            "are classes in sorted order, so that none may be missing unless their names begin with numbers"
-        )
-    return dataset
-
-
-def archived(folder: Path, scratch: Path) -> Path:
-    """A tar of the folder; what links point to counts as there."""
-    archive = scratch / f"{folder.name}.tar"
-    with tarfile.open(archive, "w", dereference=True) as tar:
-        tar.add(folder, arcname=folder.name)
-    return archive
-
-
-@dataclass(frozen=True, slots=True)
-class SomeImages(NpzImages):
-    """The images of `whole` at the places `kept`."""
-
-    whole: NpzImages
-    kept: frozenset[int]
-
-    def images(self) -> Iterator[Pixels]:
-        return (image for place, image in enumerate(self.whole.images()) if place in self.kept)
-
-
-def thinned(dataset: ImageDataset, limit: int | None) -> ImageDataset:
-    """At most `limit` of the images, evenly spread: sets are often sorted by class."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    source = dataset.source
-    kept = np.arange(limit) * len(dataset) // limit
-    labels = source.labels[kept]
-    if isinstance(source, FolderImages):
-        some: FolderImages | NpzImages = replace(
-            source, members=tuple(source.members[place] for place in kept), labels=labels
-        )
-    else:
-        some = SomeImages(source.path, source.shape, labels, source, frozenset(kept.tolist()))
-    return replace(dataset, source=some, labels=torch.from_numpy(labels))
 
 
 # --- the command ---
