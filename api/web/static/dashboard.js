@@ -58,7 +58,9 @@ async function showLinks(job, item) {
     const page = await api(job.links.artifacts);
     const links = page.items.map((file) => link(file.href, `${file.name} (${bytes(file.bytes)})`));
     item.querySelector(".links").replaceChildren(...links);
-    results.set(job.id, result(await api(job.links.report)));
+    const report = await api(job.links.report);
+    results.set(job.id, result(report));
+    showCurves(item, report.method.losses);
   } catch {
     downloads.delete(job.id); // the next look tries again
   }
