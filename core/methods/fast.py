@@ -8,9 +8,8 @@ and student run over them side by side, and each range, weight and bias is found
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 
-from torch import fx
+from torch import fx, nn
 
 from core.context import RunContext
 from core.fake_quant.insert import Student
@@ -26,18 +25,17 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
     context.seed_everything()
     shape = image_shape(teacher)
     images, iterations = config.synthesis(shape[1] * shape[2])
+    rounding = config.rounding or ("squant" if has_depthwise(student) else "gptq")
     with context.phase("synthesizing"):
         result = distill(teacher, shape, images=images, iterations=iterations, context=context, recipe=BRIEF)
     with context.phase("training"):
-        layerwise.solve(
-            student, result.images.to(context.device), rounding=config.rounding, check=context.check
-        )
+        layerwise.solve(student, result.images.to(context.device), rounding=rounding, check=context.check)
     summary = Summary(
         iterations=iterations,
         seconds=time.monotonic() - began,
         stopped_by="calibrated",
         images=result.images,
-        settings=asdict(config) | {"images": images, "iterations": iterations},
+        settings={"images": images, "iterations": iterations, "rounding": rounding},
     )
     if result.last_loss is None or result.first_loss is None:
         summary.notes.append(
@@ -47,3 +45,8 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
     else:
         summary.measures = {"bn_statistics_noise": result.first_loss, "bn_statistics": result.last_loss}
     return summary
+
+
+def has_depthwise(student: Student) -> bool:
+    """Networks of depthwise convolutions are thin: a few images do not determine their regressions."""
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in student.modules())

@@ -16,6 +16,7 @@ class FastConfig:
 
     Layer by layer, weights are rounded so that the layer's outputs change least (`gptq`, arXiv
     2210.17323), so that errors cancel without data (`squant`, arXiv 2202.07471), or to `nearest`.
+    Absent, it is `squant` for networks with depthwise convolutions and `gptq` for others.
     `images` are distilled in `iterations` steps; absent, there are 32 in 25 steps up to 64 x 64
     pixels, and 16 in 20 steps above.
     """
@@ -23,7 +24,7 @@ class FastConfig:
     __pydantic_config__ = CONFIG
 
     name: Literal["fast"] = "fast"
-    rounding: Literal["gptq", "squant", "nearest"] = "gptq"
+    rounding: Literal["gptq", "squant", "nearest"] | None = None
     images: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     iterations: Annotated[int, Strict(), Field(ge=0, le=10_000)] | None = None
 

@@ -93,7 +93,7 @@ def test_file_and_student_name_the_same_classes(export: Export, name: str) -> No
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="additions of x86-64")
 @pytest.mark.parametrize("seed", range(8))
 def test_sums_of_all_pairs_of_codes_are_onnxruntimes(seed: int) -> None:
-    """Scales and zero-points of any kind: how the constant part is rounded shows in a few pairs in a million."""
+    """Any scales and zero-points: how the constant part is rounded shows in a few pairs in a million."""
     random = torch.Generator().manual_seed(seed)
     codes = torch.arange(256)
     for _ in range(12):

@@ -1,0 +1,151 @@
+"""`fast`: nothing is trained, and yet the student is closer to its teacher than the baseline's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from core.context import RunContext
+from core.errors import Canceled, Diverged
+from core.export.onnx import export_student
+from core.export.parity import compare
+from core.fake_quant.affine import fake_quantize
+from core.fake_quant.insert import Student, build_student
+from core.fake_quant.modules import QuantConv2d
+from core.methods import fast, layerwise, minmax
+from core.methods.layer_matrix import columns, rows
+from core.networks.graph import module_of
+from core.spec import PROFILES, BitSpec, FastConfig, MinMaxConfig
+from tests.core import small
+from tests.core.methods.conftest import SHAPE, smooth_images
+
+ROUNDINGS = ["gptq", "squant", "nearest"]
+
+
+def context(folder: Path, **options: Any) -> RunContext:
+    return RunContext(folder, device=torch.device("cpu"), **options)
+
+
+def distance(teacher: fx.GraphModule, student: Student, images: Tensor) -> float:
+    """Of the logits, relative."""
+    with torch.no_grad():
+        wanted = teacher(images)
+        return float((student.eval()(images) - wanted).square().mean() / wanted.square().mean())
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_it_is_closer_to_the_teacher_than_the_baseline(
+    classifier: fx.GraphModule, tmp_path: Path, rounding: Any
+) -> None:
+    baseline, student = (build_student(classifier, BitSpec.parse("w3a3")) for _ in range(2))
+    minmax.run(classifier, baseline, MinMaxConfig(images=32, iterations=25), context(tmp_path))
+    summary = fast.run(classifier, student, FastConfig(rounding=rounding), context(tmp_path))
+    seen = smooth_images(200, seed=99)
+    assert distance(classifier, student, seen) < 0.8 * distance(classifier, baseline, seen)
+    assert summary.settings == {"images": 32, "iterations": 25, "rounding": rounding}
+    assert summary.measures["bn_statistics"] < 0.3 * summary.measures["bn_statistics_noise"]
+    assert summary.images.shape == (32, *SHAPE)
+
+
+def test_regression_and_gptq_beat_rounding_alone(classifier: fx.GraphModule, tmp_path: Path) -> None:
+    seen = smooth_images(200, seed=99)
+    distances = {}
+    for rounding in ("gptq", "nearest"):
+        student = build_student(classifier, BitSpec.parse("w2a4"))
+        layerwise.solve(student, smooth_images(64, seed=5), rounding=rounding)
+        distances[rounding] = distance(classifier, student, seen)
+    assert distances["gptq"] < 0.8 * distances["nearest"]
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("profile", ["packed", "portable", "qdq"])
+@pytest.mark.parametrize("name", list(small.NETWORKS))
+def test_students_export_as_they_are(name: str, profile: str, rounding: Any, tmp_path: Path) -> None:
+    if profile != "packed" and rounding != "gptq":
+        pytest.skip("what a profile changes are grids, and they are the same for every rounding")
+    teacher = small.teacher(name)
+    student = build_student(teacher, BitSpec.parse("w4a4"), PROFILES[profile].grids)
+    images = small.images(8, seed=3)
+    layerwise.solve(student, images, rounding=rounding)
+    assert all(q.calibrated and q.observer is None for q in student.activation_quantizers().values())
+    for layer in student.layers().values():
+        grid = layer.grid()
+        assert torch.equal(grid.values(grid.codes(layer.weight)), layer.low_bit_weight())
+        assert torch.allclose(layer.weight, layer.low_bit_weight(), atol=1e-6), "weights lie on their grids"
+    exported = export_student(student, small.SHAPE, small.CLASSES, {}, profile)
+    assert compare(student, exported, images).largest_step <= 1
+
+
+def test_at_8_bits_next_to_nothing_is_lost(classifier: fx.GraphModule, tmp_path: Path) -> None:
+    student = build_student(classifier, BitSpec.parse("w8a8"))
+    fast.run(classifier, student, FastConfig(), context(tmp_path))
+    assert distance(classifier, student, smooth_images(200, seed=99)) < 0.005
+
+
+def test_the_same_seed_gives_the_same_student(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    states = []
+    for seed in (3, 3, 4):
+        student = build_student(teacher, BitSpec.parse("w4a4"))
+        fast.run(teacher, student, FastConfig(images=8, iterations=4), context(tmp_path, seed=seed))
+        states.append(student.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def test_depthwise_networks_are_rounded_without_regression(tmp_path: Path) -> None:
+    for name, rounding in (("plain", "gptq"), ("depthwise", "squant")):
+        teacher = small.teacher(name)
+        student = build_student(teacher, BitSpec.parse("w4a8"))
+        summary = fast.run(teacher, student, FastConfig(images=4, iterations=2), context(tmp_path))
+        assert summary.settings["rounding"] == rounding
+
+
+def test_without_bn_it_says_what_the_images_are(teacher_without_bn: fx.GraphModule, tmp_path: Path) -> None:
+    student = build_student(teacher_without_bn, BitSpec.parse("w8a8"))
+    summary = fast.run(teacher_without_bn, student, FastConfig(images=8), context(tmp_path))
+    assert "spectrum" in summary.notes[0] and not summary.measures
+    assert distance(teacher_without_bn, student, smooth_images(50, seed=1)) < 0.05
+
+
+def test_ranges_are_those_with_which_the_reader_errs_least(classifier: fx.GraphModule) -> None:
+    images = smooth_images(32, seed=8)
+    student = build_student(classifier, BitSpec.parse("w4a3"))
+    layerwise.solve(student, images)
+    quantizer = next(q for q in student.activation_quantizers().values() if q.bits == 3)
+    graph = student.graph
+    node = next(n for n in graph.graph.nodes if module_of(graph, n) is quantizer)
+    reader = module_of(graph, next(iter(node.users)))
+    assert isinstance(reader, QuantConv2d)
+    seen: list[Tensor] = []
+    quantizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        student(images)
+
+    def error(factor: float) -> float:
+        grid = quantizer.grid_of(torch.zeros(()), factor * quantizer.scale.detach() * quantizer.high)
+        difference = columns(reader, fake_quantize(seen[0], grid) - seen[0], 4096)
+        return float((rows(reader, reader.weight) @ difference).square().mean())
+
+    assert error(1.0) < min(error(0.6), error(1.7))
+
+
+def test_values_that_are_not_finite_diverge(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    student = build_student(teacher, BitSpec.parse("w4a4"))
+    with pytest.raises(Diverged):
+        layerwise.solve(student, torch.full((2, *SHAPE), torch.nan))
+
+
+def test_it_can_be_canceled_in_the_pass(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    student = build_student(teacher, BitSpec.parse("w4a4"))
+    calls = iter([False] * 5 + [True] * 100)
+
+    def check() -> None:
+        if next(calls):
+            raise Canceled("enough")
+
+    with pytest.raises(Canceled):
+        layerwise.solve(student, smooth_images(4, seed=0), check=check)
