@@ -8,6 +8,7 @@ and student run over them side by side, and each range, weight and bias is found
 from __future__ import annotations
 
 import time
+from itertools import count
 
 from torch import fx, nn
 
@@ -16,7 +17,7 @@ from core.fake_quant.insert import Student
 from core.methods import layerwise
 from core.methods.base import Summary, image_shape
 from core.spec import FastConfig
-from core.synthesis.distill import BRIEF, distill
+from core.synthesis.distill import BATCH, BRIEF, distill
 
 
 def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: RunContext) -> Summary:
@@ -26,10 +27,25 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
     shape = image_shape(teacher)
     images, iterations = config.synthesis(shape[1] * shape[2])
     rounding = config.rounding or ("squant" if has_depthwise(student) else "gptq")
+    operators = len(student.graph.graph.nodes)
+    distilling = iterations * -(-images // BATCH)
+    steps = count(distilling + 1)
     with context.phase("synthesizing"):
-        result = distill(teacher, shape, images=images, iterations=iterations, context=context, recipe=BRIEF)
-    with context.phase("training"):
-        layerwise.solve(student, result.images.to(context.device), rounding=rounding, check=context.check)
+        result = distill(
+            teacher,
+            shape,
+            images=images,
+            iterations=iterations,
+            context=context,
+            recipe=BRIEF,
+            later_steps=operators,
+        )
+        layerwise.solve(
+            student,
+            result.images.to(context.device),
+            rounding=rounding,
+            check=lambda: context.step(next(steps), distilling + operators, {}),
+        )
     summary = Summary(
         iterations=iterations,
         seconds=time.monotonic() - began,

@@ -40,6 +40,7 @@ from core.spec import (
     BitSpec,
     Budget,
     ExportConfig,
+    FastConfig,
     GdfqConfig,
     LayerBits,
     MinMaxConfig,
@@ -65,6 +66,7 @@ GDFQ = QuantizationSpec(
         budget=Budget(iterations=2), batch_size=8, latent_dim=8, warmup_iterations=1, distilled_images=8
     ),
 )
+FAST = QuantizationSpec(BitSpec(3, 4), FastConfig(images=8, iterations=2))
 ZEROQ = QuantizationSpec(BitSpec(6, 6), ZeroqConfig(images=16, iterations=2))
 
 
@@ -188,7 +190,13 @@ def zeroq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput)
     return Done(job, job.run())
 
 
-@pytest.fixture(params=["minmax", "blind", "zaq", "gdfq", "zeroq"])
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
+    job = Job(tmp_path_factory.mktemp("fast"), checkpoint, None, FAST)
+    return Done(job, job.run())
+
+
+@pytest.fixture(params=["minmax", "blind", "zaq", "gdfq", "zeroq", "fast"])
 def done(request: pytest.FixtureRequest) -> Done:
     found: Done = request.getfixturevalue(request.param)
     return found
@@ -388,6 +396,7 @@ def test_progress_never_falls_and_names_every_phase(done: Done) -> None:
     method = {
         "minmax": ["synthesizing"],
         "zeroq": ["baseline", "synthesizing"],
+        "fast": ["baseline", "synthesizing"],
     }.get(done.job.spec.method.name, ["baseline", "synthesizing", "training"])
     assert phases == ["loading", *method, "evaluating", "exporting", "verifying"]
 
