@@ -45,6 +45,7 @@ from core.methods.clock import Clock
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
 from core.methods.inundation import inundated
+from core.methods.memory import Halving, within_memory
 from core.methods.optimizers import Schedule, student_optimizer
 from core.methods.prepare import SYNTHESIS_SHARE, Prepared, prepare
 from core.methods.softened import softened_kl
@@ -76,7 +77,7 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
                 count, later = settings.distilled_images, settings.warmup_iterations
                 prepared = prepare(teacher, student, clock, context, images=count, later_steps=later)
             lesson = Lesson(teacher, student, statistics, settings, context, prepared.images)
-            _warm_up(lesson, clock, context, prepared.steps)
+            _warm_up(lesson, clock, context, prepared.steps, notes)
         stop = lesson.early_stop() if settings.patience else None
         with context.phase("training"):
             history = train(lesson, clock, context, notes, stop)
@@ -96,17 +97,17 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
     )
 
 
-def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int) -> None:
+def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int, notes: list[str]) -> None:
     """The generator alone, at least one step; `before` steps were reported in the phase."""
     steps, averaged = lesson.settings.warmup_iterations, lesson.settings.ranges == "average"
     with lesson.student.observing(MovingAverage) if averaged else nullcontext():
         for step in range(steps):
             if step and clock.share() > SYNTHESIS_SHARE:
                 break
-            context.step(before + step + 1, before + steps, lesson.warm_up_step())
+            context.step(before + step + 1, before + steps, within_memory(lesson, notes, lesson.warm_up_step))
 
 
-class Lesson:
+class Lesson(Halving):
     """Generator and student, each with the optimizer that it learns by."""
 
     def __init__(
@@ -208,6 +209,12 @@ class Lesson:
     def noise_of(self, seed: int) -> ClassNoise:
         random = torch.Generator().manual_seed(seed)
         return ClassNoise(self.settings.latent_dim, self.classes, self.context.device, random)
+
+    def halve_batch(self) -> int | None:
+        half = super().halve_batch()
+        if self.distilled is not None and half is not None:
+            self.distilled.batch_size = half
+        return half
 
     def images(self) -> tuple[Tensor, Tensor]:
         z_ND, y_N = self.noise(self.settings.batch_size)

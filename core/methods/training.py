@@ -11,6 +11,7 @@ from core.errors import Diverged
 from core.methods.clock import Clock
 from core.methods.early_stop import EarlyStop
 from core.methods.guard import Guard, Part
+from core.methods.memory import within_memory
 
 Losses = dict[str, float]
 
@@ -30,6 +31,9 @@ class Trainee(Protocol):
     def restored(self) -> None:
         """Called after going back."""
 
+    def halve_batch(self) -> int | None:
+        """The new number of images a step, None where it cannot be less."""
+
 
 def train(
     trainee: Trainee, clock: Clock, context: RunContext, notes: list[str], stop: EarlyStop | None
@@ -40,7 +44,7 @@ def train(
     while (done := clock.training_share()) < 1 and not (stop and stop.is_over(clock.iterations)):
         trainee.set_rates(done, guard.rate)
         try:
-            losses = trainee.iteration()
+            losses = within_memory(trainee, notes, trainee.iteration)
         except Diverged:
             losses = {"student": math.nan}
         clock.iterations += 1

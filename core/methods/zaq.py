@@ -45,6 +45,7 @@ from core.methods.clock import Clock
 from core.methods.discrepancy import DISCREPANCIES
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
+from core.methods.memory import Halving, within_memory
 from core.methods.optimizers import Schedule, student_optimizer
 from core.methods.prepare import SYNTHESIS_SHARE, prepare
 from core.methods.training import Losses, train
@@ -80,7 +81,7 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
             for step in range(settings.warmup_iterations):
                 if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:
                     break
-                losses = game.warm_up_step()
+                losses = within_memory(game, notes, game.warm_up_step)
                 done = before + step + 1
                 context.step(done, before + settings.warmup_iterations, losses)
         student.train(not settings.fold_bn)
@@ -105,7 +106,7 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
     )
 
 
-class Game:
+class Game(Halving):
     """Generator and student, each with the optimizer that plays for it."""
 
     def __init__(
