@@ -44,6 +44,7 @@ from core.export.session import run as run_session
 from core.fake_quant.insert import Student, build_student
 from core.methods import registry
 from core.methods.base import Summary
+from core.methods.memory import is_out_of_memory
 from core.networks.fold_bn import fold_bn
 from core.networks.graph import trace
 from core.networks.inspect import load_network
@@ -115,10 +116,12 @@ def quantize(
     torch.backends.cudnn.benchmark = context.device.type == "cuda"
     try:
         result = _Job(checkpoint, dataset, spec, output, context).run()
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(
-            "The GPU has too little memory for this job. Give the method a smaller batch_size.",
-            field="method.batch_size",
+            "This job needs more memory than there is. Give the method a smaller batch_size, or fewer images.",
+            field="method",
         ) from error
     result.report["timings"]["total"] = round(time.monotonic() - began, 3)
     (output / "report.json").write_text(json.dumps(result.report, indent=2) + "\n")

@@ -13,6 +13,8 @@ Shapes: G groups, O output channels (of a group), I input channels, K kernel ele
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,11 +61,11 @@ def _flips(error_RM: Tensor, able_RM: Tensor) -> Tensor:
     return moved_RM * sign_R1
 
 
-def gptq(w_GOD: Tensor, grid: Grid, hessian_GDD: Tensor) -> Tensor:
+def gptq(w_GOD: Tensor, grid: Grid, hessian_GDD: Tensor, check: Callable[[], None] = lambda: None) -> Tensor:
     """Codes (float, whole numbers) [G, O, D]; the grid has one row for each of the G · O channels.
 
     `hessian_GDD` is positive definite: second moments of the inputs plus something on the diagonal.
-    Columns of large second moment come first.
+    Columns of large second moment come first. `check` is called now and then, and may raise to stop.
     """
     groups, _, width = w_GOD.shape
     scale_GO, zero_GO = grid.scale.view(groups, -1), grid.zero_point.view(groups, -1)
@@ -78,6 +80,7 @@ def gptq(w_GOD: Tensor, grid: Grid, hessian_GDD: Tensor) -> Tensor:
     factor_GDD = factor_GDD / factor_GDD.diagonal(dim1=1, dim2=2)[:, :, None]
     codes_GOD = torch.empty_like(left_GOD)
     for start in range(0, width, _BLOCK):
+        check()
         end = min(start + _BLOCK, width)
         errors_GOB = torch.empty_like(left_GOD[:, :, start:end])
         for j in range(start, end):

@@ -16,7 +16,10 @@ class Answered:
         self._random = torch.Generator().manual_seed(context.seed)
         self._order = torch.empty(0, dtype=torch.long)
         with torch.no_grad():
-            answers = [teacher(self._moved(batch)).cpu() for batch in images.split(batch_size)]
+            answers = []
+            for batch in images.split(batch_size):
+                context.check()
+                answers.append(teacher(self._moved(batch)).cpu())
         self.wanted_NC = torch.cat(answers)
 
     def batch(self) -> tuple[Tensor, Tensor]:

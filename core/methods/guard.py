@@ -11,6 +11,7 @@ from core.errors import Diverged
 
 KEEP_EVERY = 20  # iterations between two good states
 EXPLODED = 20.0  # times the loss of the first iterations
+NEGLIGIBLE = 1e-2  # a loss below this, rounding noise where student and teacher agree, cannot explode
 RETREATS = 4
 
 
@@ -42,7 +43,9 @@ class Guard:
         """Whether the iteration (from 1) stands. Raises Diverged after `RETREATS` retreats."""
         if iteration <= 3:
             self._first = min(self._first, losses[self.watched])
-        if all(map(math.isfinite, losses.values())) and losses[self.watched] <= EXPLODED * self._first:
+        if all(map(math.isfinite, losses.values())) and losses[self.watched] <= EXPLODED * max(
+            self._first, NEGLIGIBLE
+        ):
             if iteration % KEEP_EVERY == 0:
                 self._good = self._state()
             return True

@@ -40,21 +40,29 @@ def rows(layer: Layer, weight: Tensor) -> Tensor:
 
 
 def columns(layer: Layer, x: Tensor, samples: int) -> Tensor:
-    """What the layer multiplies its rows with: [G, D, N], at most about `samples` of them, evenly taken."""
+    """What the layer multiplies its rows with: [G, D, N], N of them at most `samples`, drawn evenly."""
     if isinstance(layer, QuantLinear):
-        rows = x.reshape(-1, x.shape[-1])
-        return rows[:: max(1, len(rows) // samples)].T[None].contiguous()
+        inputs = x.reshape(-1, x.shape[-1])
+        return inputs[_drawn(len(inputs), samples).to(x.device)].T[None].contiguous()
     patches = F.unfold(_padded(layer, x[:1]), layer.kernel_size, layer.dilation, 0, layer.stride)
-    every = max(1, patches.shape[2] * len(x) // samples) | 1  # odd, so that images show different places
-    at_once = max(1, _UNFOLDED // patches.numel())
-    taken = [
-        F.unfold(_padded(layer, images), layer.kernel_size, layer.dilation, 0, layer.stride)
-        .transpose(0, 1)
-        .flatten(1)[:, ::every]
-        for images in x.split(at_once)
-    ]
-    columns = torch.cat(taken, dim=1)
-    return columns.view(layer.groups, -1, columns.shape[1])
+    places, at_once = patches.shape[2], max(1, _UNFOLDED // patches.numel())
+    drawn = _drawn(places * len(x), samples)
+    taken = []
+    for first in range(0, len(x), at_once):
+        images = _padded(layer, x[first : first + at_once])
+        patches = F.unfold(images, layer.kernel_size, layer.dilation, 0, layer.stride)
+        here = drawn[(drawn >= first * places) & (drawn < (first + at_once) * places)] - first * places
+        taken.append(patches.transpose(0, 1).flatten(1)[:, here.to(x.device)])
+    joined = torch.cat(taken, dim=1)
+    return joined.view(layer.groups, -1, joined.shape[1])
+
+
+def _drawn(count: int, samples: int) -> Tensor:
+    """Indices of at most `samples` of `count`, the same ones every time. (A stride would meet the same
+    columns of every image wherever it shares a factor with their width.)"""
+    if count <= samples:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:samples].sort().values
 
 
 def _padded(layer: QuantConv2d, images: Tensor) -> Tensor:

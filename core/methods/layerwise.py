@@ -85,7 +85,7 @@ class _Lockstep(fx.Interpreter):
             wanted = apply(module, x, weight, bias)
             if module not in self.teachers:  # a layer may run twice
                 self.teachers[module] = weight.clone(), None if bias is None else bias.clone()
-                find_weight(module, x, y, wanted, self.rounding)
+                find_weight(module, x, y, wanted, self.rounding, self.check)
             return Pair(wanted, module(y))
         run = getattr(self, n.op)
         return Pair(*(run(n.target, *side) for side in (of_teacher, of_student)))

@@ -13,6 +13,11 @@ Result = TypeVar("Result")
 _CPU = "can't allocate memory"  # what torch's allocator for the CPU says, in a plain RuntimeError
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate, on an accelerator or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or _CPU in str(error)
+
+
 class Batched(Protocol):
     def halve_batch(self) -> int | None:
         """The new number of images a step, None where it cannot be less."""
@@ -41,7 +46,7 @@ def within_memory(trainee: Batched, notes: list[str], step: Callable[[], Result]
         try:
             return step()
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not isinstance(error, torch.OutOfMemoryError) and _CPU not in str(error):
+            if not is_out_of_memory(error):
                 raise
             batch = trainee.halve_batch()
             if batch is None:

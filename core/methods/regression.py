@@ -13,6 +13,7 @@ Shapes: as in `core.methods.layer_matrix`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,15 +28,26 @@ Rounding = Literal["gptq", "squant", "nearest"]
 
 _SAMPLES = 4096  # at most, of all positions of all images
 _WEIGHT_RATIOS = torch.linspace(1.0, 0.5, 11).tolist()
+_GRID_STRIDE = 4  # of the samples, on which grids are compared
+_WIDEST = 4608  # inputs of an output, beyond which a layer is rounded by SQuant: D³ would be minutes
 _RIDGE, _DAMPING = 10.0, 1.0  # times the mean second moment: see docs/methods/fast.md
 
 
-def find_weight(layer: Layer, x: Tensor, y: Tensor, wanted: Tensor, rounding: Rounding) -> None:
+def find_weight(
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    wanted: Tensor,
+    rounding: Rounding,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Rounds the layer's weight, still the teacher's, and corrects its bias.
 
     x is what the teacher's layer reads and `wanted` what comes out; y is what the student's layer reads.
     """
     weight_GOD = rows(layer, layer.weight)
+    if rounding == "gptq" and weight_GOD.shape[2] > _WIDEST:
+        rounding = "squant"
     if rounding == "gptq":
         seen_GDN = columns(layer, y, _SAMPLES)
         seen_GDN -= seen_GDN.mean(2, keepdim=True)
@@ -45,7 +57,7 @@ def find_weight(layer: Layer, x: Tensor, y: Tensor, wanted: Tensor, rounding: Ro
         across_GOD = weight_GOD @ (full_GDN @ seen_GDN.transpose(1, 2) / seen_GDN.shape[2])
         weight_GOD = moments.regression(across_GOD, weight_GOD)
         grid = moments.grid(layer, weight_GOD)
-        codes = gptq(weight_GOD, grid, moments.damped(_DAMPING))
+        codes = gptq(weight_GOD, grid, moments.damped(_DAMPING), check)
     else:
         grid = weight_grid(layer.weight, layer.bits, layer.bias, symmetric=layer.symmetric)
         codes = _rounded(layer, grid, rounding)
@@ -60,16 +72,18 @@ def find_weight(layer: Layer, x: Tensor, y: Tensor, wanted: Tensor, rounding: Ro
 
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Second moments of a layer's centred inputs: `matrix` [G, D, D], and their mean diagonal [G]."""
+    """Second moments of a layer's centred inputs: `matrix` [G, D, D], and their mean diagonal [G];
+    `seen` [G, D, N] are some of these inputs."""
 
     matrix: Tensor
     mean: Tensor
+    seen: Tensor
 
     @classmethod
     def of(cls, seen_GDN: Tensor) -> _Moments:
         matrix = seen_GDN @ seen_GDN.transpose(1, 2) / seen_GDN.shape[2]
         mean = matrix.diagonal(dim1=1, dim2=2).mean(1)
-        return cls(matrix, torch.where(mean > 0, mean, 1.0))
+        return cls(matrix, torch.where(mean > 0, mean, 1.0), seen_GDN[:, :, ::_GRID_STRIDE])
 
     def damped(self, share: float) -> Tensor:
         return self.matrix + torch.diag_embed((share * self.mean)[:, None].expand(self.matrix.shape[:2]))
@@ -90,7 +104,7 @@ class _Moments:
         errors = []
         for grid in grids:
             error_GOD = (grid.values(grid.codes(rows)) - rows).view_as(weight_GOD)
-            errors.append(((error_GOD @ self.matrix) * error_GOD).sum(2).flatten())
+            errors.append((error_GOD @ self.seen).square().mean(2).flatten())
         best = torch.stack(errors).argmin(0, keepdim=True)
         scale = torch.stack([grid.scale for grid in grids]).gather(0, best)[0]
         zero_point = torch.stack([grid.zero_point for grid in grids]).gather(0, best)[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Spectrum(nn.Module):
-    """Images of zero mean and unit variance, made of white `noise` [N, C, H, W]."""
+    """Images of about zero mean and unit variance, all together, made of white `noise` [N, C, H, W]."""
 
     amplitude: Tensor
 
@@ -28,7 +28,7 @@ class Spectrum(nn.Module):
         amplitude = 1 / torch.clamp((y.square() + x.square()).sqrt(), min=1 / max(self.height, self.width))
         z = torch.fft.rfft2(noise, norm="ortho")
         images = torch.fft.irfft2(z * amplitude, s=(self.height, self.width), norm="ortho")
-        self.register_buffer("amplitude", amplitude / images.std().clamp(min=1e-6))
+        self.register_buffer("amplitude", amplitude / images.std(correction=0).clamp(min=1e-6))
         self.z = nn.Parameter(torch.view_as_real(z))
 
     def forward(self) -> Tensor:

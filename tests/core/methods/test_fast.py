@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from core.context import RunContext
 from core.errors import Canceled, Diverged
@@ -15,8 +15,8 @@ from core.export.onnx import export_student
 from core.export.parity import compare
 from core.fake_quant.affine import fake_quantize
 from core.fake_quant.insert import Student, build_student
-from core.fake_quant.modules import QuantConv2d
-from core.methods import fast, layerwise, minmax
+from core.fake_quant.modules import QuantConv2d, QuantLinear
+from core.methods import fast, layerwise, minmax, regression
 from core.methods.layer_matrix import columns, rows
 from core.networks.graph import module_of
 from core.spec import PROFILES, BitSpec, FastConfig, MinMaxConfig
@@ -149,3 +149,33 @@ def test_it_can_be_canceled_in_the_pass(teacher: fx.GraphModule, tmp_path: Path)
 
     with pytest.raises(Canceled):
         layerwise.solve(student, smooth_images(4, seed=0), check=check)
+
+
+def test_samples_are_of_every_place_and_every_image() -> None:
+    """56 columns and a stride of 49 would share the factor 7: eight columns, the same of all images."""
+    layer = nn.Conv2d(3, 4, 1)
+    quantized = QuantConv2d.of(layer, 4)
+    row, column = torch.meshgrid(torch.arange(56.0), torch.arange(56.0), indexing="ij")
+    x = torch.stack([torch.stack([torch.full((56, 56), float(n)), row, column]) for n in range(16)])
+    seen = columns(quantized, x, 1024)[0]
+    assert seen.shape == (3, 1024)
+    images, rows_seen, columns_seen = (set(channel.tolist()) for channel in seen)
+    assert len(images) == 16 and len(rows_seen) == len(columns_seen) == 56
+    assert torch.equal(columns(quantized, x, 1024)[0], seen)
+    tokens = x.permute(0, 2, 3, 1).reshape(16, 3136, 3)
+    linear = QuantLinear.of(nn.Linear(3, 4), 4)
+    assert all(len(set(channel.tolist())) >= 16 for channel in columns(linear, tokens, 1024)[0])
+
+
+def test_very_wide_layers_are_rounded_without_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their cost grows with the cube of the width."""
+    monkeypatch.setattr(regression, "_WIDEST", 20)
+    students = [build_student(small.teacher("plain"), BitSpec.parse("w4a8")) for _ in range(2)]
+    for student, rounding in zip(students, ("gptq", "squant"), strict=True):
+        layerwise.solve(student, small.images(4), rounding=rounding)
+    wide = [
+        torch.equal(a.grid().scale, b.grid().scale)
+        for a, b in zip(*(s.layers().values() for s in students), strict=True)
+    ]
+    widths = [layer.weight[0].numel() > 20 for layer in students[0].layers().values()]
+    assert any(widths) and wide[0] == widths[0]
