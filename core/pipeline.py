@@ -120,7 +120,7 @@ def quantize(
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
-            "This job needs more memory than there is. Give the method a smaller batch_size, or fewer images.",
+            "The job needs more memory than there is. Give the method a smaller batch_size or fewer images.",
             field="method",
         ) from error
     result.report["timings"]["total"] = round(time.monotonic() - began, 3)
