@@ -43,9 +43,8 @@ class Guard:
         """Whether the iteration (from 1) stands. Raises Diverged after `RETREATS` retreats."""
         if iteration <= 3:
             self._first = min(self._first, losses[self.watched])
-        if all(map(math.isfinite, losses.values())) and losses[self.watched] <= EXPLODED * max(
-            self._first, NEGLIGIBLE
-        ):
+        limit = EXPLODED * max(self._first, NEGLIGIBLE)
+        if all(map(math.isfinite, losses.values())) and losses[self.watched] <= limit:
             if iteration % KEEP_EVERY == 0:
                 self._good = self._state()
             return True
