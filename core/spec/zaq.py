@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
 from core.spec.budget import Budget
 from core.spec.fields import CONFIG, NonNegative, Positive
+from core.spec.presets import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,7 @@ class ZaqConfig:
 
     def resolved(self) -> ZaqSettings:
         """Every absent option filled in from the preset."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(ZaqSettings)}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return ZaqSettings(**{**ZAQ_PRESETS[self.preset], **given})
+        return resolve(self, ZaqSettings, ZAQ_PRESETS)
 
 
 @dataclass(frozen=True, slots=True)

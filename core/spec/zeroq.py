@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
 from core.spec.fields import CONFIG
+from core.spec.presets import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,7 @@ class ZeroqConfig:
 
     def resolved(self) -> ZeroqSettings:
         """Every absent option filled in from the preset."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(ZeroqSettings)}
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return ZeroqSettings(**{**ZEROQ_PRESETS[self.preset], **given})
+        return resolve(self, ZeroqSettings, ZEROQ_PRESETS)
 
 
 @dataclass(frozen=True, slots=True)
