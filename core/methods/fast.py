@@ -19,6 +19,11 @@ from core.methods.base import Summary, image_shape
 from core.spec import FastConfig
 from core.synthesis.distill import BATCH, BRIEF, distill
 
+_ON_NOISE = (
+    "No batch-normalization statistics to distill images from: noise with the spectrum of natural "
+    "images was used."
+)
+
 
 def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: RunContext) -> Summary:
     """Distills images, solves the student on them. Raises Diverged."""
@@ -46,21 +51,15 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
             rounding=rounding,
             check=lambda: context.step(next(steps), distilling + operators, {}),
         )
-    summary = Summary(
+    return Summary(
         iterations=iterations,
         seconds=time.monotonic() - began,
         stopped_by="calibrated",
         images=result.images,
         settings={"images": images, "iterations": iterations, "rounding": rounding},
+        measures=result.measures,
+        notes=[] if result.measures else [_ON_NOISE],
     )
-    if result.last_loss is None or result.first_loss is None:
-        summary.notes.append(
-            "No batch-normalization statistics to distill images from: noise with the spectrum of natural "
-            "images was used."
-        )
-    else:
-        summary.measures = {"bn_statistics_noise": result.first_loss, "bn_statistics": result.last_loss}
-    return summary
 
 
 def has_depthwise(student: Student) -> bool:

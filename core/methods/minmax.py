@@ -19,6 +19,8 @@ from core.methods.calibrate import calibrate
 from core.spec import MinMaxConfig
 from core.synthesis.distill import distill
 
+_ON_NOISE = "The network keeps no batch-normalization statistics: Gaussian images were used."
+
 
 def run(teacher: fx.GraphModule, student: Student, config: MinMaxConfig, context: RunContext) -> Summary:
     """Distills images, shows them to the student once, freezes its ranges."""
@@ -33,17 +35,12 @@ def run(teacher: fx.GraphModule, student: Student, config: MinMaxConfig, context
             context=context,
         )
         calibrate(student, result.images, context)
-    summary = Summary(
+    return Summary(
         iterations=config.iterations,
         seconds=time.monotonic() - began,
         stopped_by="calibrated",
         images=result.images,
         settings=asdict(config),
+        measures=result.measures,
+        notes=[] if result.measures else [_ON_NOISE],
     )
-    if result.last_loss is None or result.first_loss is None:
-        summary.notes.append(
-            "The network keeps no batch-normalization statistics: Gaussian images were used."
-        )
-    else:
-        summary.measures = {"bn_statistics_noise": result.first_loss, "bn_statistics": result.last_loss}
-    return summary

@@ -33,6 +33,8 @@ from core.synthesis.distill import DEFAULT, ORIGINAL, distill
 _RECIPES = {"batch": DEFAULT, "original": ORIGINAL}
 _OBSERVERS = {"error": MinError, "minmax": MinMax}
 
+_ON_NOISE = "No batch-normalization statistics to distill images from: Gaussian images were used."
+
 
 def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context: RunContext) -> Summary:
     """Distills images, finds the student's ranges on them, freezes them."""
@@ -50,17 +52,12 @@ def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context:
             context=context,
         )
         calibrate(student, result.images, context, _OBSERVERS[settings.ranges])
-    summary = Summary(
+    return Summary(
         iterations=settings.iterations,
         seconds=time.monotonic() - began,
         stopped_by="calibrated",
         images=result.images,
         settings=asdict(settings),
+        measures=result.measures,
+        notes=[] if result.measures else [_ON_NOISE],
     )
-    if result.last_loss is None or result.first_loss is None:
-        summary.notes.append(
-            "No batch-normalization statistics to distill images from: Gaussian images were used."
-        )
-    else:
-        summary.measures = {"bn_statistics_noise": result.first_loss, "bn_statistics": result.last_loss}
-    return summary

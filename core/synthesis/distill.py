@@ -9,7 +9,8 @@ images. `DEFAULT` deviates from the original: batch statistics (see
 instead of a plateau rule, so that a fixed number of iterations ends at rest. `ORIGINAL` does not,
 but for Gaussian noise where the original's is uniform with the same variance.
 
-Networks without batch normalization hold no statistics: they get Gaussian images, as they are.
+Networks without batch normalization hold no statistics: they get the noise that images start from, at unit
+variance.
 """
 
 from __future__ import annotations
@@ -56,12 +57,20 @@ class Distilled:
     """`images` [N, C, H, W] in the network's normalized space, on the CPU.
 
     `first_loss` and `last_loss` are the mean statistics distance of the batches before and after; None
-    when the network has no batch normalization and the images are plain Gaussian noise.
+    when nothing was optimized (no batch normalization, or no iterations) and the images are the noise that
+    the recipe starts from: Gaussian, or with `spectrum` of the spectrum of natural images.
     """
 
     images: Tensor
     first_loss: float | None = None
     last_loss: float | None = None
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Both losses as a method reports them; empty where the images are noise."""
+        if self.first_loss is None or self.last_loss is None:
+            return {}
+        return {"bn_statistics_noise": self.first_loss, "bn_statistics": self.last_loss}
 
 
 class Pixels(nn.Module):
