@@ -21,7 +21,10 @@ live in `api/errors.py` alone.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
+
+_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class ZsqError(Exception):
@@ -92,3 +95,15 @@ class Canceled(Stopped):
 
 class DeadlineExceeded(Stopped):
     default_code = "deadline_exceeded"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, the operating system or torch could not allocate, on an accelerator or on the CPU."""
+    # torch.OutOfMemoryError by name, since this module is read without torch; the CPU allocator
+    # raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_MESSAGES)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from core.context import WEIGHTS_WITHOUT_TRAINING, RunContext
-from core.errors import ExportError, OutOfMemory
+from core.errors import ExportError, OutOfMemory, is_out_of_memory
 from core.evaluate import datasets, metrics
 from core.evaluate.datasets import ImageDataset
 from core.evaluate.layer_noise import activation_sqnr_db
@@ -44,7 +44,6 @@ from core.export.session import run as run_session
 from core.fake_quant.insert import Student, build_student
 from core.methods import registry
 from core.methods.base import Summary
-from core.methods.memory import is_out_of_memory
 from core.networks.fold_bn import fold_bn
 from core.networks.graph import trace
 from core.networks.inspect import load_network
@@ -116,7 +115,7 @@ def quantize(
     torch.backends.cudnn.benchmark = context.device.type == "cuda"
     try:
         result = _Job(checkpoint, dataset, spec, output, context).run()
-    except RuntimeError as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(

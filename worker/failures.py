@@ -6,10 +6,8 @@ import errno
 import signal
 from typing import TypedDict
 
-from core.errors import DeadlineExceeded, OutOfMemory, ZsqError
+from core.errors import DeadlineExceeded, OutOfMemory, ZsqError, is_out_of_memory
 from store.errors import StoreError
-
-_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class Failure(TypedDict):
@@ -31,7 +29,7 @@ def describe(error: BaseException) -> Failure:
         return failure(error.code, error.detail, retryable=error.retryable, field=error.field)
     if isinstance(error, StoreError):
         return failure(error.code, error.detail)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return out_of_memory()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return failure("internal_error", "The worker's disk is full.", retryable=True)
@@ -91,14 +89,3 @@ def out_of_memory() -> Failure:
     return describe(
         OutOfMemory("The worker ran out of memory. Use a smaller batch, smaller images or a smaller network.")
     )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch.OutOfMemoryError by name, since this module is read without torch; the CPU allocator
-    # raises a plain RuntimeError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATOR_MESSAGES)

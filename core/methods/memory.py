@@ -8,14 +8,9 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from core.errors import is_out_of_memory
+
 Result = TypeVar("Result")
-
-_CPU = "can't allocate memory"  # what torch's allocator for the CPU says, in a plain RuntimeError
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or _CPU in str(error)
 
 
 class Batched(Protocol):
@@ -40,12 +35,12 @@ def within_memory(trainee: Batched, notes: list[str], step: Callable[[], Result]
     """step(), repeated with half the batch as often as memory runs out; `notes` says so.
 
     A step that broke off may have moved one network and not the other; nothing is left half-written.
-    Raises torch's error when the batch cannot be halved any more.
+    Raises the error when the batch cannot be halved any more.
     """
     while True:
         try:
             return step()
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             batch = trainee.halve_batch()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 
 import pytest
+import torch
 
 from core import errors
-from core.errors import InputError, SpecError, Stopped, ZsqError
+from core.errors import InputError, OutOfMemory, SpecError, Stopped, ZsqError, is_out_of_memory
 
 
 def tree(kind: type[ZsqError] = ZsqError) -> list[type[ZsqError]]:
@@ -43,3 +45,22 @@ def test_what_the_user_sent_is_not_tried_again() -> None:
 def test_the_code_may_be_more_special_than_the_class() -> None:
     assert SpecError("x").code == "invalid_spec"
     assert SpecError("x", code="override_matches_nothing").code == "override_matches_nothing"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+        (OutOfMemory("The job needs more memory than there is."), False),
+    ],
+)
+def test_running_out_of_memory_has_many_names(error: Exception, expected: bool) -> None:
+    """What core has already said in its own words is not said again."""
+    assert is_out_of_memory(error) is expected

@@ -35,7 +35,7 @@ class Trainee:
         return self.batch
 
 
-@pytest.mark.parametrize("error", [CPU, GPU])
+@pytest.mark.parametrize("error", [CPU, GPU, MemoryError()])
 def test_the_batch_is_halved_until_it_fits(error: Exception) -> None:
     trainee, notes = Trainee(64, 20, error), list[str]()
     assert within_memory(trainee, notes, trainee.step) == 16
