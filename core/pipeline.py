@@ -49,7 +49,7 @@ from core.networks.graph import trace
 from core.networks.inspect import load_network
 from core.networks.macs import layer_macs, product_macs
 from core.reporting import Measured, assemble, metadata
-from core.spec import FastConfig, MinMaxConfig, NetworkSpec, QuantizationSpec, ZeroqConfig
+from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec
 from core.synthesis.samples import write_grid
 from core.synthesis.statistics import BatchNormStatistics
 
@@ -190,7 +190,7 @@ class _Job:
         Round to nearest at the same bits is what a method has to beat; asked for, it is the method.
         """
         context, config = self.context, self.spec.method
-        if isinstance(config, FastConfig | MinMaxConfig | ZeroqConfig):
+        if not registry.trains(config):
             context.weights = WEIGHTS_WITHOUT_TRAINING
         if isinstance(config, MinMaxConfig):
             student, summary = self.run_method(teacher, config)

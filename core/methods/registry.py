@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import fx
 
@@ -27,6 +27,11 @@ def run(teacher: fx.GraphModule, student: Student, config: MethodConfig, context
     return METHODS[config.name](teacher, student, config, context)
 
 
+def trains(config: MethodConfig) -> TypeGuard[GdfqConfig | ZaqConfig]:
+    """Whether the method trains its student; the others round it as it is."""
+    return isinstance(config, GdfqConfig | ZaqConfig)
+
+
 def folds_bn(config: MethodConfig) -> bool:
     """Whether the method wants its student with batch normalization folded into the layers."""
-    return config.resolved().fold_bn if isinstance(config, GdfqConfig | ZaqConfig) else True
+    return config.resolved().fold_bn if trains(config) else True

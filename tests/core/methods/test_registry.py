@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.methods.registry import METHODS, folds_bn
+from core.methods.registry import METHODS, folds_bn, trains
 from core.spec import METHOD_CONFIGS, ZaqConfig
 
 ROOT = Path(__file__).parents[3]
@@ -26,3 +26,10 @@ def test_every_method_has_a_test_and_a_page(name: str) -> None:
 def test_defaults_fold_bn_and_the_paper_preset_keeps_it(name: str) -> None:
     assert folds_bn(METHOD_CONFIGS[name]())
     assert not folds_bn(ZaqConfig(preset="paper"))
+
+
+def test_what_has_a_budget_is_trained() -> None:
+    """A budget is what training may take; the pipeline has other weights for phases without any."""
+    trained = {name for name, config in METHOD_CONFIGS.items() if trains(config())}
+    assert trained == {name for name, config in METHOD_CONFIGS.items() if hasattr(config(), "budget")}
+    assert trained and trained < METHODS.keys()
