@@ -31,6 +31,7 @@ from torch import fx, nn
 from core.errors import SpecError
 from core.fake_quant.lowering import ChannelAffine
 from core.networks.graph import constant_nodes, module_of, shape_of
+from core.networks.layers import is_depthwise
 from core.spec import BitSpec
 
 aten = torch.ops.aten
@@ -302,7 +303,7 @@ def _has_weights_of_its_own(graph: fx.GraphModule, node: fx.Node) -> bool:
 def _kind_of_convolution(module: nn.Conv2d) -> str:
     if module.groups == 1:
         return "conv"
-    return "depthwise" if module.groups == module.in_channels else "grouped"
+    return "depthwise" if is_depthwise(module) else "grouped"
 
 
 def _refuse_idle_overrides(bits: BitSpec, names: list[str]) -> None:

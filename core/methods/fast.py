@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from itertools import count
 
-from torch import fx, nn
+from torch import fx
 
 from core.context import RunContext
 from core.fake_quant.insert import Student
 from core.methods import layerwise
 from core.methods.base import Summary, image_shape
+from core.networks.layers import has_depthwise
 from core.spec import FastConfig
 from core.synthesis.distill import BATCH, BRIEF, distill
 
@@ -31,6 +32,7 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
     context.seed_everything()
     shape = image_shape(teacher)
     images, iterations = config.synthesis(shape[1] * shape[2])
+    # Networks of depthwise convolutions are thin: a few images do not determine their regressions.
     rounding = config.rounding or ("squant" if has_depthwise(student) else "gptq")
     operators = len(student.graph.graph.nodes)
     distilling = iterations * -(-images // BATCH)
@@ -60,8 +62,3 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
         measures=result.measures,
         notes=[] if result.measures else [_ON_NOISE],
     )
-
-
-def has_depthwise(student: Student) -> bool:
-    """Networks of depthwise convolutions are thin: a few images do not determine their regressions."""
-    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in student.modules())

@@ -1,4 +1,4 @@
-"""Layers with weights, made from the tensors and arguments of the ATen operators that compute them."""
+"""Layers with weights: made from the tensors and arguments of ATen operators, and told apart."""
 
 from __future__ import annotations
 
@@ -90,3 +90,12 @@ def _fill(layer: nn.Conv2d | nn.Linear | nn.LayerNorm, weight: Tensor, bias: Ten
     if bias is not None:
         layer.bias = nn.Parameter(bias)
     return layer
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each of its filters reads a single channel of several."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def has_depthwise(network: nn.Module) -> bool:
+    return any(map(is_depthwise, network.modules()))

@@ -14,6 +14,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from core.networks.layers import has_depthwise
+
 
 def reduced_precision(network: nn.Module, device: torch.device) -> AbstractContextManager[object]:
     """Convolutions and linear layers of `network` inside run in bfloat16, where that is faster.
@@ -22,12 +24,8 @@ def reduced_precision(network: nn.Module, device: torch.device) -> AbstractConte
     network that is trained: oneDNN's threads wait for each other by spinning over the gradient of its
     weights. On other devices nothing changes: there it has not been measured.
     """
-    faster = device.type == "cpu" and _native_bfloat16() and not any(map(_is_depthwise, network.modules()))
+    faster = device.type == "cpu" and _native_bfloat16() and not has_depthwise(network)
     return torch.autocast(device.type, torch.bfloat16, enabled=faster)
-
-
-def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
 
 @cache
