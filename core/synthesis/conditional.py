@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from core.synthesis.generators import Generator
+from core.synthesis.generators import Generator, LatentNoise
 
 Kind = Literal["product", "conditional"]
 
@@ -84,19 +84,19 @@ def build(
 
 
 class ClassNoise:
-    """Latents and classes, drawn on the CPU so that every device sees the same sequence."""
+    """Latents and classes, drawn on the CPU so that every device sees the same sequence.
+
+    `latents(count)` draws latents alone.
+    """
 
     def __init__(self, latent_dim: int, classes: int, device: torch.device, random: torch.Generator) -> None:
-        self.latent_dim, self.classes, self.device, self.random = latent_dim, classes, device, random
+        self.latents = LatentNoise(latent_dim, device, random)
+        self.classes = classes
 
     def __call__(self, count: int) -> tuple[Tensor, Tensor]:
         """(z [count, latent_dim], standard normal; y [count], every class equally likely)"""
-        classes_N = torch.randint(self.classes, (count,), generator=self.random).to(self.device)
-        return self.latents(count), classes_N
-
-    def latents(self, count: int) -> Tensor:
-        """[count, latent_dim]"""
-        return torch.randn(count, self.latent_dim, generator=self.random).to(self.device)
+        classes_N = torch.randint(self.classes, (count,), generator=self.latents.random)
+        return self.latents(count), classes_N.to(self.latents.device)
 
 
 def _norms(trunk: nn.Sequential) -> list[nn.BatchNorm2d]:
