@@ -11,12 +11,12 @@ from core.errors import Diverged
 from core.methods.clock import Clock
 from core.methods.early_stop import EarlyStop
 from core.methods.guard import Guard, Part
-from core.methods.memory import within_memory
+from core.methods.memory import Batched, within_memory
 
 Losses = dict[str, float]
 
 
-class Trainee(Protocol):
+class Trainee(Batched, Protocol):
     """What plays or learns, one iteration at a time."""
 
     def iteration(self) -> Losses:
@@ -30,9 +30,6 @@ class Trainee(Protocol):
 
     def restored(self) -> None:
         """Called after going back."""
-
-    def halve_batch(self) -> int | None:
-        """The new number of images a step, None where it cannot be less."""
 
 
 def train(
