@@ -8,7 +8,7 @@ With x what the teacher's layer reads and y what the student's does, both centre
 
 or, without the regression, W itself rounded by SQuant or to nearest, and b' for the weight's error alone.
 
-Shapes: as in `core.methods.layer_matrix`.
+Shapes: as in `core.methods.layer_matrix`; R rows, those of all groups.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ class _Moments:
 
     def grid(self, layer: Layer, weight_GOD: Tensor) -> Grid:
         """Of each channel, the part of its min-max range with which its outputs err least."""
-        rows = weight_GOD.flatten(0, 1)
+        weight_RD = weight_GOD.flatten(0, 1)
         grids = [
-            weight_grid(rows * ratio, layer.bits, layer.bias, symmetric=layer.symmetric)
+            weight_grid(weight_RD * ratio, layer.bits, layer.bias, symmetric=layer.symmetric)
             for ratio in (_WEIGHT_RATIOS if layer.bits < 8 else [1.0])
         ]
         errors = []
         for grid in grids:
-            error_GOD = (grid.values(grid.codes(rows)) - rows).view_as(weight_GOD)
+            error_GOD = (grid.values(grid.codes(weight_RD)) - weight_RD).view_as(weight_GOD)
             errors.append((error_GOD @ self.seen).square().mean(2).flatten())
         best = torch.stack(errors).argmin(0, keepdim=True)
         scale = torch.stack([grid.scale for grid in grids]).gather(0, best)[0]
@@ -113,9 +113,9 @@ class _Moments:
 
 def _rounded(layer: Layer, grid: Grid, rounding: Rounding) -> Tensor:
     """Codes [1, O, D] without data."""
-    rows = layer.weight.flatten(1)
+    weight_RD = layer.weight.flatten(1)
     if rounding == "nearest":
-        return grid.codes(rows).float()[None]
-    position = rows / grid.scale[:, None] + grid.zero_point[:, None]
+        return grid.codes(weight_RD).float()[None]
+    position = weight_RD / grid.scale[:, None] + grid.zero_point[:, None]
     kernels = layer.weight.shape[1]
-    return squant(position.view(len(rows), kernels, -1), grid.low, grid.high).flatten(1)[None]
+    return squant(position.view(len(weight_RD), kernels, -1), grid.low, grid.high).flatten(1)[None]
