@@ -167,33 +167,23 @@ def minmax(
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
-    job = Job(tmp_path_factory.mktemp("blind"), checkpoint, None, MINMAX)
-    return Done(job, job.run())
-
-
-@pytest.fixture(scope="module")
 def zaq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput, dataset: DatasetInput) -> Done:
     job = Job(tmp_path_factory.mktemp("zaq"), checkpoint, dataset, ZAQ)
     return Done(job, job.run())
 
 
-@pytest.fixture(scope="module")
-def gdfq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
-    job = Job(tmp_path_factory.mktemp("gdfq"), checkpoint, None, GDFQ)
-    return Done(job, job.run())
+def without_a_set(spec: QuantizationSpec) -> Any:
+    """A fixture: the job done for the checkpoint alone."""
+
+    @pytest.fixture(scope="module")
+    def done(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
+        job = Job(tmp_path_factory.mktemp(spec.method.name), checkpoint, None, spec)
+        return Done(job, job.run())
+
+    return done
 
 
-@pytest.fixture(scope="module")
-def zeroq(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
-    job = Job(tmp_path_factory.mktemp("zeroq"), checkpoint, None, ZEROQ)
-    return Done(job, job.run())
-
-
-@pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory, checkpoint: CheckpointInput) -> Done:
-    job = Job(tmp_path_factory.mktemp("fast"), checkpoint, None, FAST)
-    return Done(job, job.run())
+blind, gdfq, zeroq, fast = map(without_a_set, (MINMAX, GDFQ, ZEROQ, FAST))
 
 
 @pytest.fixture(params=["minmax", "blind", "zaq", "gdfq", "zeroq", "fast"])
