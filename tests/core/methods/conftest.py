@@ -85,3 +85,9 @@ def teacher(_teacher: fx.GraphModule) -> fx.GraphModule:
 @pytest.fixture
 def teacher_without_bn() -> fx.GraphModule:
     return traced(norm=False)
+
+
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.methods.prepare._IMAGES", 16)
+    monkeypatch.setattr("core.methods.prepare._ITERATIONS", 5)

@@ -10,10 +10,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from core.context import Progress, RunContext
-from core.errors import Canceled, Diverged
+from core.context import Progress
 from core.fake_quant.affine import unsigned_grid
-from core.fake_quant.insert import Student, build_student
 from core.methods import gdfq
 from core.methods.answered import Answered
 from core.methods.base import image_shape
@@ -22,33 +20,15 @@ from core.methods.gdfq import Lesson
 from core.methods.inundation import crossing_factor
 from core.methods.prepare import prepare
 from core.methods.softened import softened_kl
-from core.spec import PROFILES, BitSpec, Budget, GdfqConfig
+from core.spec import Budget, GdfqConfig
 from core.synthesis.distill import distill, frozen
 from core.synthesis.statistics import BatchNormStatistics
+from tests.core.methods.trained import GDFQ as SMALL
+from tests.core.methods.trained import GDFQ_PAPER as PAPER
+from tests.core.methods.trained import context, state, student_of
 
-SMALL = GdfqConfig(
-    budget=Budget(iterations=3), batch_size=8, latent_dim=8, warmup_iterations=2, distilled_images=16
-)
-PAPER = replace(SMALL, preset="paper")
 PRESETS = pytest.mark.parametrize("config", [SMALL, PAPER], ids=["service", "paper"])
-
-
-@pytest.fixture(autouse=True)
-def _short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.methods.prepare._IMAGES", 16)
-    monkeypatch.setattr("core.methods.prepare._ITERATIONS", 5)
-
-
-def context(tmp_path: Path, **options: Any) -> RunContext:
-    return RunContext(tmp_path, device=torch.device("cpu"), **options)
-
-
-def student_of(teacher: fx.GraphModule, config: GdfqConfig = SMALL, bits: str = "w3a3") -> Student:
-    return build_student(teacher, BitSpec.parse(bits), fold=config.resolved().fold_bn)
-
-
-def state(student: Student) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in student.state_dict().items()}
+pytestmark = pytest.mark.usefixtures("short_calibration")
 
 
 @pytest.mark.parametrize(("generator", "learned"), [("product", 30), ("conditional", 90)])
@@ -136,49 +116,6 @@ def test_the_paper_preset_averages_ranges_in_the_warm_up_and_trains_gains_but_no
     assert {name.replace("running_mean", "weight") for name in means} < changed
 
 
-@PRESETS
-@pytest.mark.parametrize(("profile", "bits"), [("portable", "w3a3"), ("tensorrt", "w3a8")])
-def test_training_stays_on_the_grids_of_the_profile(
-    teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig, profile: str, bits: str
-) -> None:
-    grids, fold = PROFILES[profile].grids, config.resolved().fold_bn
-    student = build_student(teacher, BitSpec.parse(bits), grids, fold=fold)
-    before = [layer.weight.detach().clone() for layer in student.layers().values()]
-    gdfq.run(teacher, student, config, context(tmp_path))
-    student = student.folded()
-    for layer, weight in zip(student.layers().values(), before, strict=True):
-        assert not torch.equal(layer.weight, weight)
-        assert not layer.grid().zero_point.any()
-    if grids.signed_activations:
-        assert not any(bool(q.zero_point) for q in student.activation_quantizers().values())
-
-
-@PRESETS
-def test_ranges_are_frozen_afterwards(teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig) -> None:
-    student = student_of(teacher, config)
-    summary = gdfq.run(teacher, student, config, context(tmp_path))
-    assert not student.training
-    assert all(q.calibrated and q.observer is None for q in student.activation_quantizers().values())
-    assert not any(q.scale.requires_grad for q in student.activation_quantizers().values())
-    before = state(student)
-    student(summary.images * 1000)
-    after = state(student)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def test_learned_ranges_move_and_calibrated_ones_do_not(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    scales = {}
-    for ranges in ("learned", "calibrated"):
-        for iterations in (1, 3):
-            student = student_of(teacher)
-            config = replace(SMALL, ranges=ranges, budget=Budget(iterations=iterations))
-            gdfq.run(teacher, student, config, context(tmp_path))
-            found = student.activation_quantizers().values()
-            scales[ranges, iterations] = torch.stack([q.scale.detach() for q in found])
-    assert torch.equal(scales["calibrated", 1], scales["calibrated", 3])
-    assert not torch.equal(scales["learned", 1], scales["learned", 3])
-
-
 def test_every_other_further_step_sees_distilled_images(
     teacher: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,60 +194,6 @@ def test_iterations_are_counted_out(teacher: fx.GraphModule, tmp_path: Path) -> 
     assert summary.settings["kl_weight"] == 1.0
 
 
-def test_the_smallest_budget_in_seconds_still_trains_once(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    config = replace(SMALL, budget=Budget(seconds=1e-6))
-    summary = gdfq.run(teacher, student_of(teacher), config, context(tmp_path))
-    assert summary.iterations == 1 and summary.stopped_by == "seconds"
-
-
-@PRESETS
-def test_progress_within_a_phase_never_falls(
-    teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig
-) -> None:
-    news: list[Progress] = []
-    gdfq.run(teacher, student_of(teacher, config), config, context(tmp_path, emit=news.append, interval=0.0))
-    fractions = [item.fraction for item in news]
-    assert fractions == sorted(fractions)
-    assert {item.phase for item in news} == {"synthesizing", "training"}
-    assert news[-1].step == news[-1].steps == 3
-
-
-def test_cancel_stops_within_a_step(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    """Asked at every step: the run ends at the very question that is answered with yes."""
-    asked = 0
-    stop_at = 0
-
-    def canceled() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == stop_at
-
-    gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path, canceled=canceled))
-    stop_at, asked = asked - 5, 0
-    with pytest.raises(Canceled):
-        gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path, canceled=canceled))
-    assert asked == stop_at
-
-
-@PRESETS
-def test_same_seed_same_student(teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig) -> None:
-    results = []
-    for seed in (7, 7, 8):
-        student = student_of(teacher, config)
-        gdfq.run(teacher, student, config, context(tmp_path, seed=seed))
-        results.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-def test_the_teacher_stays_as_it_was(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    gdfq.run(teacher, student_of(teacher), SMALL, context(tmp_path))
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
-    assert not any(module._forward_pre_hooks for module in teacher.modules())
-
-
 @PRESETS
 def test_without_bn_its_classes_alone_guide_the_generator(
     teacher_without_bn: fx.GraphModule, tmp_path: Path, config: GdfqConfig
@@ -320,10 +203,3 @@ def test_without_bn_its_classes_alone_guide_the_generator(
     assert any("No batch-normalization statistics" in note for note in summary.notes)
     assert "recognized" in summary.measures and "bn_statistics" not in summary.measures
     assert all(q.calibrated for q in student.activation_quantizers().values())
-
-
-def test_hopeless_learning_rates_end_as_diverged(teacher: fx.GraphModule, tmp_path: Path) -> None:
-    config = replace(SMALL, optimizer="nesterov", student_lr=1e30, budget=Budget(iterations=20))
-    with pytest.raises(Diverged) as caught:
-        gdfq.run(teacher, student_of(teacher), config, context(tmp_path))
-    assert caught.value.code == "diverged"
