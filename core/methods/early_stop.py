@@ -9,7 +9,7 @@ as far as synthetic images tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -22,16 +22,26 @@ EVERY = 5  # iterations between two measurements
 IMAGES = 128
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Batches = Callable[[Tensor], Iterable[Tensor]]
 
 
 class EarlyStop:
-    """Watches `student` on `images_NCHW`, whose logits should be `wanted_NC` by the measure `loss`."""
+    """Watches `student` on `images_NCHW`, whose logits should be `wanted_NC` by the measure `loss`.
+
+    `batches` cuts the images into those that the student is shown at once.
+    """
 
     def __init__(
-        self, student: Student, images_NCHW: Tensor, wanted_NC: Tensor, loss: Loss, patience: int
+        self,
+        student: Student,
+        images_NCHW: Tensor,
+        wanted_NC: Tensor,
+        loss: Loss,
+        patience: int,
+        batches: Batches,
     ) -> None:
         self.student, self.images_NCHW, self.wanted_NC = student, images_NCHW, wanted_NC
-        self.loss, self.patience = loss, patience
+        self.loss, self.patience, self.batches = loss, patience, batches
         self.best_loss, self.best_agreement, self.best_iteration = math.inf, 0.0, 0
         self._best = deepcopy(student.state_dict())
         self._measured = -1
@@ -40,7 +50,7 @@ class EarlyStop:
         """After `iteration` iterations; keeps the state if it is the best so far."""
         self._measured = iteration
         with _evaluating(self.student), torch.no_grad():
-            logits_NC = self.student(self.images_NCHW)
+            logits_NC = torch.cat([self.student(x_NCHW) for x_NCHW in self.batches(self.images_NCHW)])
         loss = self.loss(logits_NC, self.wanted_NC).item()
         if loss < self.best_loss:
             same = (logits_NC.argmax(1) == self.wanted_NC.argmax(1)).float().mean()

@@ -229,9 +229,11 @@ class Lesson(Halving):
         """On images of the generator as it is now, which the student will never be trained on."""
         assert self.settings.patience is not None
         self.statistics.enabled = False
-        x_NCHW = self.generator(*self.noise_of(self.context.seed + 1)(IMAGES))
+        drawn = self.noise_of(self.context.seed + 1)(IMAGES)
+        x_NCHW = torch.cat([self.generator(*piece) for piece in self.pieces(*drawn)])
+        wanted_NC = torch.cat([self.teacher(batch) for batch in self.batches(x_NCHW)])
         loss = partial(softened_kl, temperature=self.settings.temperature)
-        return EarlyStop(self.student, x_NCHW, self.teacher(x_NCHW), loss, self.settings.patience)
+        return EarlyStop(self.student, x_NCHW, wanted_NC, loss, self.settings.patience, self.batches)
 
     @torch.no_grad()
     def shown_images(self) -> tuple[Tensor, Tensor, Losses]:

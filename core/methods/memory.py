@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
+from core.context import RunContext
 from core.errors import is_out_of_memory
 
 Result = TypeVar("Result")
@@ -22,6 +24,7 @@ class Halving:
     """A trainee whose settings, a dataclass, have the `batch_size`."""
 
     settings: Any
+    context: RunContext
 
     def halve_batch(self) -> int | None:
         half: int = self.settings.batch_size // 2
@@ -29,6 +32,20 @@ class Halving:
             return None
         self.settings = replace(self.settings, batch_size=half)
         return half
+
+    def batches(self, images_NCHW: Tensor) -> Iterator[Tensor]:
+        """The images, as many at once as a step has now; before each batch the run may be stopped."""
+        for batch in images_NCHW.split(self.settings.batch_size):
+            self.context.check()
+            yield batch
+
+    def pieces(self, *drawn: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """What a generator makes images of without gradients, in few pieces of equal size.
+
+        Few, since its batch normalization looks at what is made together; twice a step's images fit.
+        """
+        count = -(-len(drawn[0]) // (2 * self.settings.batch_size))
+        return zip(*(tensor.chunk(count) for tensor in drawn), strict=True)
 
 
 def within_memory(trainee: Batched, notes: list[str], step: Callable[[], Result]) -> Result:

@@ -230,9 +230,9 @@ class Game(Halving):
         self.statistics.enabled = False
         random = torch.Generator().manual_seed(self.context.seed + 1)  # the game's own sequence goes on
         noise = LatentNoise(self.settings.latent_dim, self.context.device, random)
-        x_NCHW = self.generator(noise(IMAGES))
-        wanted_NC = self.run_teacher(x_NCHW)[0]
-        return EarlyStop(self.student, x_NCHW, wanted_NC, F.l1_loss, self.settings.patience)
+        x_NCHW = torch.cat([self.generator(*piece) for piece in self.pieces(noise(IMAGES))])
+        wanted_NC = torch.cat([self.run_teacher(batch)[0] for batch in self.batches(x_NCHW)])
+        return EarlyStop(self.student, x_NCHW, wanted_NC, F.l1_loss, self.settings.patience, self.batches)
 
     @torch.no_grad()
     def shown_images(self, count: int) -> tuple[Tensor, Losses]:

@@ -11,11 +11,17 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from core.context import RunContext
+from core.errors import Canceled
 from core.fake_quant.insert import build_student
 from core.fake_quant.observers import MinMax
 from core.methods import gdfq, zaq
-from core.methods.early_stop import EVERY, EarlyStop
+from core.methods.early_stop import EVERY, IMAGES, EarlyStop
 from core.spec import BitSpec, Budget, GdfqConfig, ZaqConfig
+from core.synthesis.statistics import BatchNormStatistics
+
+
+def at_once(images: Tensor) -> list[Tensor]:
+    return [images]
 
 
 class Rehearsal:
@@ -30,7 +36,7 @@ class Rehearsal:
         assert isinstance(bias, Tensor)
         self.bias, self.exact = bias, bias.detach().clone()
         with torch.no_grad():
-            self.stop = EarlyStop(self.student, images, teacher(images), F.l1_loss, patience)
+            self.stop = EarlyStop(self.student, images, teacher(images), F.l1_loss, patience, at_once)
 
     def play(self, distances: list[float]) -> tuple[int, dict[str, float]]:
         """(iterations until it was over or the end of `distances`, what it found)"""
@@ -76,7 +82,7 @@ def test_measuring_leaves_ranges_statistics_and_mode_alone(teacher: fx.GraphModu
     with torch.no_grad(), student.observing(MinMax):
         student(small)
         before = {name: value.clone() for name, value in student.state_dict().items()}
-        stop = EarlyStop(student, large, teacher(large), F.l1_loss, patience=5)
+        stop = EarlyStop(student, large, teacher(large), F.l1_loss, 5, at_once)
         stop.measure(1)
         assert student.training
         assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
@@ -84,6 +90,43 @@ def test_measuring_leaves_ranges_statistics_and_mode_alone(teacher: fx.GraphModu
     quantizer = next(iter(student.activation_quantizers()))
     name = next(name for name in before if name.endswith(f"{quantizer}.scale"))
     assert student.state_dict()[name] > before[name], "observers go on afterwards"
+
+
+def test_held_back_images_are_answered_in_batches_between_which_a_run_can_be_stopped(
+    teacher: fx.GraphModule, tmp_path: Path
+) -> None:
+    """However many fit by now: the batch is halved between two measurements."""
+    made: list[int] = []
+    seen: list[int] = []
+    asked = 0
+
+    def canceled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 16
+
+    settings = ZaqConfig(batch_size=32, patience=EVERY).resolved()
+    context = RunContext(tmp_path, device=torch.device("cpu"), canceled=canceled)
+    student = build_student(teacher, BitSpec.parse("w4a4")).eval()
+    images = torch.randn(IMAGES, 3, 12, 12)
+    with torch.no_grad(), student.observing(MinMax):
+        student(images)
+    with BatchNormStatistics(teacher) as statistics:
+        game = zaq.Game(teacher, student, statistics, settings, context)
+        game.generator.register_forward_pre_hook(lambda _, inputs: made.append(len(inputs[0])))
+        stop = game.early_stop()
+    student.graph.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    stop.measure(1)
+    whole = EarlyStop(student, stop.images_NCHW, stop.wanted_NC, F.l1_loss, EVERY, at_once)
+    whole.measure(1)
+    assert stop.best_loss == pytest.approx(whole.best_loss, rel=1e-5)
+    game.halve_batch()
+    stop.measure(2)
+    assert made == [64] * 2, "without gradients twice as many fit"
+    assert seen == [32] * 4 + [IMAGES] + [16] * 8
+    with pytest.raises(Canceled):
+        stop.measure(3)
+    assert len(seen) == 13
 
 
 ZAQ = ZaqConfig(batch_size=8, latent_dim=8, warmup_iterations=2, student_steps=1, patience=EVERY)

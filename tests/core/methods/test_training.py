@@ -13,6 +13,7 @@ from torch import fx
 from core.context import Progress
 from core.errors import Canceled, Diverged
 from core.methods import registry
+from core.methods.early_stop import IMAGES
 from core.spec import PROFILES, Budget
 from tests.core.methods.trained import (
     GDFQ,
@@ -111,7 +112,8 @@ def test_cancel_stops_within_a_step(teacher: fx.GraphModule, tmp_path: Path, con
 
     run = context(tmp_path, canceled=canceled)
     registry.run(teacher, student_of(teacher, config), config, run)
-    stop_at, asked = asked - 8, 0  # within the second of three iterations
+    held_back = IMAGES // config.resolved().batch_size  # batches of the last measurement
+    stop_at, asked = asked - held_back - 8, 0  # within the second of three iterations
     with pytest.raises(Canceled):
         registry.run(teacher, student_of(teacher, config), config, run)
     assert asked == stop_at
