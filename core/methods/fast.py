@@ -60,5 +60,5 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
         images=result.images,
         settings={"images": images, "iterations": iterations, "rounding": rounding},
         measures=result.measures,
-        notes=[] if result.measures else [_ON_NOISE],
+        notes=result.notes if result.measures else [_ON_NOISE],
     )

@@ -39,13 +39,14 @@ from core.context import RunContext
 from core.errors import Diverged
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MovingAverage
+from core.memory import within_memory
 from core.methods.answered import Answered
 from core.methods.base import Summary, class_count, image_shape, thinned
 from core.methods.clock import Clock
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
 from core.methods.inundation import inundated
-from core.methods.memory import Halving, within_memory
+from core.methods.memory import Halving
 from core.methods.optimizers import Schedule, student_optimizer
 from core.methods.prepare import SYNTHESIS_SHARE, Prepared, prepare
 from core.methods.softened import softened_kl

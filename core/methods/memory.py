@@ -1,23 +1,15 @@
-"""Where memory runs out, half the batch is tried."""
+"""What a trainee shows its networks at once, and how that is halved where memory runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from core.context import RunContext
-from core.errors import is_out_of_memory
-
-Result = TypeVar("Result")
-
-
-class Batched(Protocol):
-    def halve_batch(self) -> int | None:
-        """The new number of images a step, None where it cannot be less."""
+from core.synthesis.statistics import BatchNormStatistics
 
 
 class Halving:
@@ -25,8 +17,10 @@ class Halving:
 
     settings: Any
     context: RunContext
+    statistics: BatchNormStatistics
 
     def halve_batch(self) -> int | None:
+        self.statistics.forget()
         half: int = self.settings.batch_size // 2
         if half < 2:
             return None
@@ -46,24 +40,3 @@ class Halving:
         """
         count = -(-len(drawn[0]) // (2 * self.settings.batch_size))
         return zip(*(tensor.chunk(count) for tensor in drawn), strict=True)
-
-
-def within_memory(trainee: Batched, notes: list[str], step: Callable[[], Result]) -> Result:
-    """step(), repeated with half the batch as often as memory runs out; `notes` says so.
-
-    A step that broke off may have moved one network and not the other; nothing is left half-written.
-    Raises the error when the batch cannot be halved any more.
-    """
-    while True:
-        try:
-            return step()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            batch = trainee.halve_batch()
-            if batch is None:
-                raise
-        # Outside the handler, which keeps the tensors of the frames below alive.
-        notes.append(f"Memory ran out: from here on a step has {batch} images.")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -42,5 +42,5 @@ def run(teacher: fx.GraphModule, student: Student, config: MinMaxConfig, context
         images=result.images,
         settings=asdict(config),
         measures=result.measures,
-        notes=[] if result.measures else [_ON_NOISE],
+        notes=result.notes if result.measures else [_ON_NOISE],
     )

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from core.context import RunContext
 from core.errors import Diverged
+from core.memory import Batched, within_memory
 from core.methods.clock import Clock
 from core.methods.early_stop import EarlyStop
 from core.methods.guard import Guard, Part
-from core.methods.memory import Batched, within_memory
 
 Losses = dict[str, float]
 

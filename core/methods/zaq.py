@@ -40,12 +40,13 @@ from torch.nn import functional as F
 from core.context import RunContext
 from core.fake_quant.insert import Student, parameters_in_groups
 from core.fake_quant.observers import MinMax
+from core.memory import within_memory
 from core.methods.base import Summary, image_shape, thinned
 from core.methods.clock import Clock
 from core.methods.discrepancy import DISCREPANCIES
 from core.methods.early_stop import IMAGES, EarlyStop
 from core.methods.guard import Part
-from core.methods.memory import Halving, within_memory
+from core.methods.memory import Halving
 from core.methods.optimizers import Schedule, student_optimizer
 from core.methods.prepare import SYNTHESIS_SHARE, prepare
 from core.methods.training import Losses, train

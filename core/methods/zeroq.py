@@ -59,5 +59,5 @@ def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context:
         images=result.images,
         settings=asdict(settings),
         measures=result.measures,
-        notes=[] if result.measures else [_ON_NOISE],
+        notes=result.notes if result.measures else [_ON_NOISE],
     )

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.context import RunContext
+from core.memory import within_memory
 from core.synthesis.precision import reduced_precision
 from core.synthesis.spectrum import Spectrum
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
@@ -58,12 +59,14 @@ class Distilled:
 
     `first_loss` and `last_loss` are the mean statistics distance of the batches before and after; None
     when nothing was optimized (no batch normalization, or no iterations) and the images are the noise that
-    the recipe starts from: Gaussian, or with `spectrum` of the spectrum of natural images.
+    the recipe starts from: Gaussian, or with `spectrum` of the spectrum of natural images. `notes` are
+    sentences for people.
     """
 
     images: Tensor
     first_loss: float | None = None
     last_loss: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def measures(self) -> dict[str, float]:
@@ -101,47 +104,85 @@ def distill(
 
     `network` must be in eval mode; its parameters get no gradients. Once `enough()` says so, the batch at
     hand is left as it is, and those not yet begun are left out. `later_steps` is how many steps the caller
-    will report after these in the same phase. Raises Canceled and DeadlineExceeded.
+    will report after these in the same phase. Where memory runs out, batches are halved. Raises Canceled and
+    DeadlineExceeded.
     """
     random = random or torch.Generator().manual_seed(context.seed)
-    # Balanced, because a last batch of one or two images has statistics of its own.
     noise = torch.randn(images, *shape, generator=random) * recipe.initial_std
-    batches = noise.chunk(-(-images // batch_size))
-    steps = iterations * len(batches)
-    done: list[Tensor] = []
-    firsts: list[float] = []
-    lasts: list[float] = []
+    notes: list[str] = []
+    done: list[_Batch] = []
     with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
             return Distilled(Spectrum(noise)().detach() if recipe.spectrum else noise / recipe.initial_std)
-        for start in batches:
-            start = start.to(context.device)
-            canvas = Spectrum(start) if recipe.spectrum else Pixels(start)
-            optimizer = torch.optim.Adam(canvas.parameters(), lr=recipe.learning_rate)
-            fall = _schedule(recipe, optimizer, iterations)
-            for step in range(iterations):
-                loss, distance = _objective(network, canvas(), statistics)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                fall(loss)
-                if step == 0:
-                    firsts.append(distance.item())
-                so_far = len(done) * iterations + step + 1
-                context.step(so_far, steps + later_steps, {"bn_statistics": distance.item()})
-                if enough():
-                    break
-            with torch.no_grad():
-                x_NCHW = canvas()
-                done.append(x_NCHW.cpu())
-                lasts.append(_objective(network, x_NCHW, statistics)[1].item())
-            if enough():
-                break
+        left = _Noise(noise, batch_size, statistics)
+
+        def is_enough(step: int, distance: float) -> bool:
+            so_far, batches = len(done) * iterations + step, len(done) + len(left.batches)
+            context.step(so_far, batches * iterations + later_steps, {"bn_statistics": distance})
+            return enough()
+
+        def next_batch() -> _Batch:
+            start = left.batches[0].to(context.device)
+            return _optimize(start, network, statistics, recipe, iterations, is_enough)
+
+        while left.batches and not (done and enough()):
+            done.append(within_memory(left, notes, next_batch))
+            del left.batches[0]
     return Distilled(
-        torch.cat(done),
-        first_loss=sum(firsts) / len(firsts),
-        last_loss=sum(lasts) / len(lasts),
+        torch.cat([batch.images for batch in done]),
+        first_loss=sum(batch.first_loss for batch in done) / len(done),
+        last_loss=sum(batch.last_loss for batch in done) / len(done),
+        notes=notes,
     )
+
+
+class _Noise:
+    """What is still to be made into images."""
+
+    def __init__(self, noise: Tensor, batch_size: int, statistics: BatchNormStatistics) -> None:
+        # Balanced, because a last batch of one or two images has statistics of its own.
+        self.batches = list(noise.chunk(-(-len(noise) // batch_size)))
+        self.statistics = statistics
+
+    def halve_batch(self) -> int | None:
+        self.statistics.forget()
+        if len(self.batches[0]) < 4:
+            return None
+        self.batches = [half for batch in self.batches for half in batch.chunk(2)]
+        return len(self.batches[0])
+
+
+class _Batch(NamedTuple):
+    images: Tensor
+    first_loss: float
+    last_loss: float
+
+
+def _optimize(
+    start: Tensor,
+    network: nn.Module,
+    statistics: BatchNormStatistics,
+    recipe: Recipe,
+    iterations: int,
+    is_enough: Callable[[int, float], bool],
+) -> _Batch:
+    """`is_enough` is asked after every step, with how many there were and the distance."""
+    canvas = Spectrum(start) if recipe.spectrum else Pixels(start)
+    optimizer = torch.optim.Adam(canvas.parameters(), lr=recipe.learning_rate)
+    fall = _schedule(recipe, optimizer, iterations)
+    distances: list[float] = []
+    for step in range(iterations):
+        loss, distance = _objective(network, canvas(), statistics)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        fall(loss)
+        distances.append(distance.item())
+        if is_enough(step + 1, distances[-1]):
+            break
+    with torch.no_grad():
+        x_NCHW = canvas().detach()
+        return _Batch(x_NCHW.cpu(), distances[0], _objective(network, x_NCHW, statistics)[1].item())
 
 
 def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int) -> Callable[[Tensor], None]:

@@ -118,7 +118,7 @@ class BatchNormStatistics:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._terms.clear()
+        self.forget()
 
     def loss(self) -> Tensor | None:
         """Scalar: the distance of the batch that was forwarded last; None without layers.
@@ -130,8 +130,12 @@ class BatchNormStatistics:
         if not self._terms:
             raise RuntimeError("No forward pass since the last loss().")
         terms = list(self._terms.values())
-        self._terms.clear()
+        self.forget()
         return torch.stack(terms).mean()
+
+    def forget(self) -> None:
+        """Lets go of a batch whose forward pass broke off, and of all that its loss would need."""
+        self._terms.clear()
 
     def _observe(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not self.enabled:

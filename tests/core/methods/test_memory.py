@@ -12,47 +12,10 @@ from torch import fx
 from core.context import RunContext
 from core.fake_quant.insert import build_student
 from core.methods import gdfq, zaq
-from core.methods.memory import within_memory
 from core.spec import BitSpec, Budget, GdfqConfig, ZaqConfig
+from core.synthesis.statistics import BatchNormStatistics
 
-CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-class Trainee:
-    def __init__(self, batch: int, fits: int, error: Exception) -> None:
-        self.batch, self.fits, self.error = batch, fits, error
-
-    def halve_batch(self) -> int | None:
-        if self.batch < 4:
-            return None
-        self.batch //= 2
-        return self.batch
-
-    def step(self) -> int:
-        if self.batch > self.fits:
-            raise self.error
-        return self.batch
-
-
-@pytest.mark.parametrize("error", [CPU, GPU, MemoryError()])
-def test_the_batch_is_halved_until_it_fits(error: Exception) -> None:
-    trainee, notes = Trainee(64, 20, error), list[str]()
-    assert within_memory(trainee, notes, trainee.step) == 16
-    assert len(notes) == 2 and "16 images" in notes[-1]
-
-
-def test_a_batch_that_cannot_be_halved_ends_the_run() -> None:
-    trainee = Trainee(8, 1, GPU)
-    with pytest.raises(torch.OutOfMemoryError):
-        within_memory(trainee, [], trainee.step)
-
-
-def test_other_errors_pass() -> None:
-    trainee, notes = Trainee(64, 20, RuntimeError("shapes do not match")), list[str]()
-    with pytest.raises(RuntimeError, match="shapes"):
-        within_memory(trainee, notes, trainee.step)
-    assert not notes and trainee.batch == 64
 
 
 @pytest.mark.parametrize(
@@ -87,3 +50,16 @@ def test_training_goes_on_with_smaller_batches(
     assert set(drawn) == {4}
     assert [note for note in summary.notes if "4 images" in note]
     assert summary.iterations == 2
+
+
+def test_a_forward_pass_that_broke_off_is_let_go(teacher: fx.GraphModule, tmp_path: Path) -> None:
+    """Its statistics hold on to all that their loss would need, which is most of the memory."""
+    settings = ZaqConfig(batch_size=8).resolved()
+    context = RunContext(tmp_path, device=torch.device("cpu"))
+    student = build_student(teacher, BitSpec.parse("w4a4"))
+    with BatchNormStatistics(teacher) as statistics:
+        game = zaq.Game(teacher, student, statistics, settings, context)
+        teacher(torch.randn(4, 3, 12, 12))
+        assert game.halve_batch() == 4
+        with pytest.raises(RuntimeError, match="No forward pass"):
+            statistics.loss()

@@ -93,6 +93,41 @@ def test_when_it_is_enough_batches_not_yet_begun_are_left_out(tmp_path: Path) ->
     assert len(result.images) == 8, "the third batch was not begun"
 
 
+class Tight(nn.Module):
+    """Stands for an accelerator with memory for so many images, which runs out in the middle of a pass."""
+
+    def __init__(self, network: nn.Sequential, fits: int) -> None:
+        super().__init__()
+        self.network, self.fits = network, fits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, layer in enumerate(self.network):
+            x = layer(x)
+            if index == 3 and len(x) > self.fits:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return x
+
+
+def test_where_memory_runs_out_the_batches_are_halved(tmp_path: Path) -> None:
+    def distilled(network: nn.Module, batch_size: int) -> Distilled:
+        context = RunContext(tmp_path)
+        return distill(network, (3, 12, 12), images=32, iterations=5, batch_size=batch_size, context=context)
+
+    network = trained_network()
+    found, expected = distilled(Tight(network, 5), 16), distilled(network, 4)
+    assert torch.equal(found.images, expected.images)
+    assert found.measures == expected.measures
+    assert [note.split(" has ")[1] for note in found.notes] == ["8 images.", "4 images."]
+    assert not expected.notes
+
+
+def test_where_not_even_two_images_fit_the_error_passes(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        distill(
+            Tight(trained_network(), 1), (3, 12, 12), images=8, iterations=5, context=RunContext(tmp_path)
+        )
+
+
 def test_cancel_stops_within_a_step(tmp_path: Path) -> None:
     steps = []
 
