@@ -31,9 +31,10 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 def trace(network: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     """Captures `network` (evaluation mode) for inputs of shape (N, *input_shape), any N ≥ 1.
 
-    The returned graph owns copies of the parameters and takes one tensor to one tensor (the logits).
-    Raises ArchitectureError (`architecture_not_traceable`) when the network's Python cannot be
-    captured as one graph.
+    The returned graph owns copies of the parameters and takes one tensor to one tensor (the logits), and
+    leaves the former as it is even where the network does not. Raises ArchitectureError
+    (`architecture_not_traceable`) when the network's Python cannot be captured as one graph, or gives
+    anything but one tensor, or changes its own buffers.
     """
     network = deepcopy(network).cpu().eval()
     example = torch.zeros(2, *input_shape)

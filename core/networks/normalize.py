@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputKind
 
 from core.errors import ArchitectureError
 from core.networks import layers
@@ -45,7 +46,7 @@ class Normalizer:
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         signature = program.graph_signature
-        self.source = program.graph
+        self.source, self.outputs = program.graph, signature.output_specs
         self.names: dict[str, str] = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
@@ -72,9 +73,7 @@ class Normalizer:
         if node.op == "placeholder":
             return self.keep(node, self.graph.placeholder(node.name))
         if node.op == "output":
-            values = node.args[0]
-            assert isinstance(values, tuple | list) and len(values) == 1
-            return self.graph.output(self.read(values[0]))
+            return self.graph.output(self.read(self.answer(node.args[0])))
         if node.target in _CHECKS:
             return None
         if node.target in _IDENTITIES:
@@ -86,6 +85,25 @@ class Normalizer:
         target = aten.reshape.default if node.target in _VIEWS else node.target
         assert callable(target)
         return self.keep(node, self.graph.call_function(target, self.read(node.args), self.read(node.kwargs)))
+
+    def answer(self, values: Any) -> fx.Node:
+        """The one tensor that the network gives; what it writes into its input is no part of that."""
+        changed = [spec.target for spec in self.outputs if spec.kind is OutputKind.BUFFER_MUTATION]
+        if changed:
+            raise _not_traceable(
+                f"This network changes its own buffer {changed[0]!r} with every image, so that its answers "
+                "may depend on those before; it cannot be quantized."
+            )
+        given = [
+            value
+            for value, spec in zip(values, self.outputs, strict=True)
+            if spec.kind is OutputKind.USER_OUTPUT
+        ]
+        if len(given) != 1 or not isinstance(given[0], fx.Node):
+            raise _not_traceable(
+                "This network does not give one tensor, the logits; only networks that do can be quantized."
+            )
+        return given[0]
 
     # --- constants ---
 
@@ -121,10 +139,8 @@ class Normalizer:
     def parameter(self, node: fx.Node) -> Tensor:
         """A parameter, or what the network computes from parameters alone (a bias with zeros put in)."""
         if node not in self.constants:
-            raise ArchitectureError(
-                "A layer of this network computes its weight or bias from the image; it cannot be quantized.",
-                code="architecture_not_traceable",
-                field="architecture",
+            raise _not_traceable(
+                "A layer of this network computes its weight or bias from the image; it cannot be quantized."
             )
         value: Tensor = self.constants[node]
         return value.clone()
@@ -349,6 +365,10 @@ _REWRITES: dict[Any, Callable[[Normalizer, fx.Node], Any]] = {
     aten.avg_pool1d.default: _average_pool_1d,
     **dict.fromkeys(_CASTS, _cast),
 }
+
+
+def _not_traceable(detail: str) -> ArchitectureError:
+    return ArchitectureError(detail, code="architecture_not_traceable", field="architecture")
 
 
 def _arguments(node: fx.Node) -> list[Any]:

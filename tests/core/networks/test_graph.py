@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +101,62 @@ def test_a_forward_pass_that_depends_on_data_is_refused() -> None:
         trace(Branching(), (3, 4, 4))
     assert caught.value.code == "architecture_not_traceable"
     assert caught.value.field == "architecture"
+
+
+class OnItsInput(nn.Module):
+    """`change` works on the image in place, as a normalization at the start of a network may."""
+
+    def __init__(self, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.change, self.convolution = change, nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.change(x)
+        y: Tensor = self.convolution(x)
+        return y.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.sub_(0.5), nn.ReLU(inplace=True), lambda x: x[:, 0].mul_(2)],
+    ids=["arithmetic", "relu", "a part of it"],
+)
+@torch.no_grad()
+def test_a_network_that_works_on_its_input_in_place_is_captured_without_that(
+    change: Callable[[Tensor], object],
+) -> None:
+    network, x = OnItsInput(change), torch.randn(3, 3, 8, 8)
+    given = x.clone()
+    torch.testing.assert_close(trace(network, (3, 8, 8))(given), network(x.clone()))
+    assert torch.equal(given, x)
+
+
+class Counting(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        return input.mean((2, 3)) / self.num_batches_tracked
+
+
+class Twofold(nn.Conv2d):
+    def forward(self, input: Tensor) -> Any:
+        y = super().forward(input)
+        return y.mean((2, 3)), y
+
+
+class Deaf(nn.Module):
+    def forward(self, x: Tensor) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [(Counting(3), "num_batches_tracked"), (Twofold(3, 4, 3), "one tensor"), (Deaf(), "one tensor")],
+)
+def test_a_network_that_is_no_function_from_images_to_logits_is_refused(network: nn.Module, why: str) -> None:
+    with pytest.raises(ArchitectureError, match=why) as caught:
+        trace(network, (3, 8, 8))
+    assert (caught.value.code, caught.value.field) == ("architecture_not_traceable", "architecture")
 
 
 @torch.no_grad()
