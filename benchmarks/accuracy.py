@@ -20,7 +20,6 @@ and the measuring left out. `--options` are the methods' own, as in a job: '{"bu
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_table
+import markdown
 import onnx
 import onnxruntime
 import torch
@@ -195,7 +195,7 @@ def hardware() -> str:
 
 def table_path() -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", hardware().lower().replace(" cores", "core"))
-    return Path(__file__).parent / f"accuracy_{slug}_{datetime.date.today()}.md"
+    return markdown.page("accuracy", slug)
 
 
 def heading() -> list[str]:
@@ -203,7 +203,7 @@ def heading() -> list[str]:
         "# Accuracy: method × bits × network, real checkpoints and images",
         "",
         f"`python benchmarks/accuracy.py`, {hardware()}, threads: {torch.get_num_threads()}, torch "
-        f"{torch.__version__}, onnxruntime {onnxruntime.__version__}, {datetime.date.today()}.",
+        f"{torch.__version__}, onnxruntime {onnxruntime.__version__}, {markdown.today()}.",
         "",
         "Top-1 / top-5 in percent. `round to nearest` is `minmax` at the same bits and seed; `result in",
         "torch` is the method's student in integer arithmetic, `result's file` its ONNX file. Files run in",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+import markdown
+
 Row = dict[str, str]
 
 KEY = ("network", "bits", "method", "images", "count", "seed")
@@ -28,7 +30,7 @@ def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 def read(text: str) -> list[Row]:
     """The rows that `render` wrote. Raises ValueError where the text holds no such table."""
     lines = iter(text.splitlines())
-    if _line(COLUMNS) not in lines:  # goes on behind it
+    if markdown.line(COLUMNS) not in lines:  # goes on behind it
         raise ValueError(f"there is no table with the columns {', '.join(COLUMNS)}")
     next(lines)
     rows: list[Row] = []
@@ -116,8 +118,4 @@ def _order(row: Row) -> tuple[object, ...]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
-    return [_line(columns), "|" + " --- |" * len(columns), *(_line(row[c] for c in columns) for row in rows)]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return markdown.table(columns, ([row[column] for column in columns] for row in rows))

@@ -14,7 +14,6 @@ time. --write writes benchmarks/architectures_[timm_]<hardware>_<date>.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import platform
 import resource
@@ -27,6 +26,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import markdown
 import onnx
 import torch
 from torch import nn
@@ -183,24 +183,19 @@ def main() -> None:
 
 
 def write(works: list[dict[str, Any]], fails: list[tuple[str, str]], bits: str, part: str) -> None:
-    today = datetime.date.today().isoformat()
     lines = [
         f"# Architectures at {bits}, `minmax`, ONNX Runtime on the CPU",
         "",
-        f"{platform.machine()}, {today}, random weights. `largest step` compares every",
+        f"{platform.machine()}, {markdown.today()}, random weights. `largest step` compares every",
         "operator of the file with the student's, given identical integer inputs.",
         "",
-        "| " + " | ".join(works[0]) + " |",
-        "|" + " --- |" * len(works[0]),
-        *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in works),
+        *markdown.records(works),
         "",
         "## What does not work, and why",
         "",
         *([f"- `{name}`: {why}" for name, why in fails] or ["Every architecture that was tried works."]),
     ]
-    path = Path(__file__).parent / f"architectures_{part}cpu_{today}.md"
-    path.write_text("\n".join(lines) + "\n")
-    print(f"wrote {path}")
+    markdown.write(markdown.page("architectures", f"{part}cpu"), lines)
 
 
 if __name__ == "__main__":

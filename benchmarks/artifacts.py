@@ -15,13 +15,13 @@ Writes benchmarks/artifacts_<hardware>_<date>.md, or artifacts_agreement_….
 from __future__ import annotations
 
 import argparse
-import datetime
 import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import markdown
 import onnx
 import torch
 from architectures import sane
@@ -190,14 +190,6 @@ def main() -> None:
         write(rows, real)
 
 
-def table(rows: list[dict[str, object]]) -> list[str]:
-    return [
-        "| " + " | ".join(rows[0]) + " |",
-        "|" + " --- |" * len(rows[0]),
-        *("| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows),
-    ]
-
-
 FILES = [
     "# Artifacts: networks × bits, `minmax`, profile `packed`",
     "",
@@ -212,12 +204,10 @@ AGREEMENT = [
 
 
 def write(rows: list[dict[str, object]], real: bool) -> None:
-    today = datetime.date.today().isoformat()
-    lines = [*(AGREEMENT if real else FILES), "", f"{platform.machine()}, {today}.", "", *table(rows)]
-    kind = "artifacts_agreement" if real else "artifacts"
-    path = Path(__file__).parent / f"{kind}_{platform.machine()}_{today}.md"
-    path.write_text("\n".join(lines) + "\n")
-    print(f"wrote {path}")
+    machine = platform.machine()
+    head = [*(AGREEMENT if real else FILES), "", f"{machine}, {markdown.today()}.", ""]
+    page = markdown.page("artifacts_agreement" if real else "artifacts", machine)
+    markdown.write(page, [*head, *markdown.records(rows)])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Writes benchmarks/gdfq_ablation_<hardware>_<date>.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import platform
 import tempfile
 import time
@@ -20,8 +19,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import markdown
 import torch
-from artifacts import REAL, table
+from artifacts import REAL
 from torch import Tensor
 
 from core.context import RunContext
@@ -95,19 +95,17 @@ def main() -> None:
 
 
 def write(rows: list[dict[str, object]], bits: str, float32: metrics.Accuracy) -> None:
-    today = datetime.date.today().isoformat()
+    machine = platform.machine()
     lines = [
         f"# Terms of GDFQ: CIFAR-10 ResNet-20, {bits}, 15 iterations",
         "",
-        f"{platform.machine()}, {today}. float32: {float32.correct} of {float32.total}.",
+        f"{machine}, {markdown.today()}. float32: {float32.correct} of {float32.total}.",
         "The service preset with 15 instead of 60 iterations, 50 instead of 100 of warm-up, 64 instead of",
         "256 distilled images. Ranges are calibrated on distilled images in every variant.",
         "",
-        *table(rows),
+        *markdown.records(rows),
     ]
-    path = Path(__file__).parent / f"gdfq_ablation_{platform.machine()}_{today}.md"
-    path.write_text("\n".join(lines) + "\n")
-    print(f"wrote {path}")
+    markdown.write(markdown.page("gdfq_ablation", machine), lines)
 
 
 if __name__ == "__main__":

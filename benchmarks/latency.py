@@ -16,12 +16,11 @@ does other things meanwhile. With `--hardware`, writes benchmarks/latency_<hardw
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
+import markdown
 import onnx
 import onnxruntime
 import torch
@@ -134,34 +133,26 @@ def _ratio(one: Latency, other: Latency) -> str:
     return f"{one.median_ms / other.median_ms:.3f} ({one.processor_ms / other.processor_ms:.3f})"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return lines + ["| " + " | ".join(cells) + " |" for cells in rows]
-
-
 def write(hardware: str, rows: list[list[str]], itself: list[list[str]], seconds: float) -> None:
-    today = datetime.date.today().isoformat()
     lines = [
         "# Latency against ONNX Runtime's own int8 file",
         "",
-        f"{today}, {processor()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__},",
+        f"{markdown.today()}, {processor()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__},",
         f"load average at the end {os.getloadavg()[1]:.1f}. Times are median (90th percentile; processor",
         f"time) of a batch of one, four files interleaved for {seconds:g} s, spinning off. Ratios are of the",
         "medians (of the processor times). `zsq / zsq` is a second session of the same file in the same run.",
         "",
-        *_table(COLUMNS, rows),
+        *markdown.table(COLUMNS, rows),
         "",
         "## A file against itself",
         "",
         f"Least and greatest ratio of two sessions of one w8a8 file, interleaved for {seconds:g} s.",
         "",
-        *_table(["network", "threads", "repeats", "of medians", "of processor times"], itself),
+        *markdown.table(["network", "threads", "repeats", "of medians", "of processor times"], itself),
         "",
         "Made by `python benchmarks/latency.py`.",
     ]
-    path = Path(__file__).parent / f"latency_{hardware}_{today}.md"
-    path.write_text("\n".join(lines) + "\n")
-    print(f"wrote {path}")
+    markdown.write(markdown.page("latency", hardware), lines)
 
 
 def main() -> None:

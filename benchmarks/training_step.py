@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import markdown
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -208,18 +209,18 @@ def distillation(teacher: fx.GraphModule, context: RunContext) -> Iterator[Calla
 DISTILLED = 20
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> list[str]:
     head = ["step", "", "whole", "bare, as published", "share", "bare, ours", "share", "peak memory"]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    rows = []
     for name, result in results.items():
         scale = DISTILLED if name == "distill" else 1
         for index, clock in enumerate(("wall s", "processor s")):
             whole = result["step"][index] / scale
             published, ours = result["published"][index], result["ours"][index]
             label, memory = (STEPS[name], f"{result['peak'] / 2**30:.2f} GiB") if index == 0 else ("", "")
-            bounds = " | ".join(f"{bound:.3f} | {bound / whole:.0%}" for bound in (published, ours))
-            lines.append(f"| {label} | {clock} | {whole:.3f} | {bounds} | {memory} |")
-    return "\n".join(lines)
+            pairs = [(f"{bound:.3f}", f"{bound / whole:.0%}") for bound in (published, ours)]
+            rows.append([label, clock, f"{whole:.3f}", *pairs[0], *pairs[1], memory])
+    return markdown.table(head, rows)
 
 
 def main() -> None:
@@ -246,16 +247,19 @@ def main() -> None:
         results[name] = json.loads(done.stdout.splitlines()[-1])
         loads.append(os.getloadavg()[0])
         print(STEPS[name], results[name], flush=True)
-    text = (
-        "# How much of a training step is convolution\n\n"
+    lines = [
+        "# How much of a training step is convolution",
+        "",
         f"`python benchmarks/training_step.py --repeats {arguments.repeats} --threads {arguments.threads}`, "
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"{time.strftime('%Y-%m-%d')}; load average before and after each step: "
-        f"{', '.join(f'{load:.1f}' for load in loads)}.\n\n{table(results)}\n"
-    )
-    print(text)
+        f"{markdown.today()}; load average before and after each step: "
+        f"{', '.join(f'{load:.1f}' for load in loads)}.",
+        "",
+        *table(results),
+    ]
+    print("\n".join(lines))
     if arguments.output:
-        arguments.output.write_text(text)
+        markdown.write(arguments.output, lines)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ machine that does other things meanwhile.
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import http.client
 import os
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import markdown
 import psutil
 import uvicorn
 
@@ -196,23 +196,20 @@ def measure(mebibytes: int, repeats: int) -> dict[str, Result]:
     return results
 
 
-def table(results: dict[str, Result]) -> str:
+def table(results: dict[str, Result]) -> list[str]:
     reading, hashing = (
         statistics.median(results[name].speeds)
         for name in ("bare endpoint, reads", "bare endpoint, reads and hashes")
     )
-    lines = [
-        "| endpoint | MB/s (median; least-most) | of reading | of hashing | CPU s/GiB | RSS growth, most |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    speeds = ["MB/s (median; least-most)", "of reading", "of hashing"]
+    rows = []
     for name, result in results.items():
         speed = statistics.median(result.speeds)
         spread = f"{min(result.speeds):.0f}-{max(result.speeds):.0f}"
-        lines.append(
-            f"| {name} | {speed:.0f}; {spread} | {speed / reading:.2f} | {speed / hashing:.2f} "
-            f"| {statistics.median(result.costs):.2f} | {max(result.growths):.1f} MiB |"
-        )
-    return "\n".join(lines)
+        shares = [f"{speed / reading:.2f}", f"{speed / hashing:.2f}"]
+        cost, growth = statistics.median(result.costs), max(result.growths)
+        rows.append([name, f"{speed:.0f}; {spread}", *shares, f"{cost:.2f}", f"{growth:.1f} MiB"])
+    return markdown.table(["endpoint", *speeds, "CPU s/GiB", "RSS growth, most"], rows)
 
 
 def hardware() -> str:
@@ -246,11 +243,11 @@ def main() -> None:
         part
         for part in (
             "# Uploads: speed and memory",
-            f"{datetime.date.today()}, {hardware()}; uvicorn {uvicorn.__version__}, one process, loopback; "
+            f"{markdown.today()}, {hardware()}; uvicorn {uvicorn.__version__}, one process, loopback; "
             f"{arguments.mebibytes} MiB an upload, {arguments.repeats} repeats in turns, "
             f"load average at the start {load:.1f}.",
             arguments.note,
-            table(results),
+            "\n".join(table(results)),
             f"Made by `python benchmarks/upload.py --mebibytes {arguments.mebibytes} "
             f"--repeats {arguments.repeats}`. The API also writes the file and syncs it to disk before it "
             "answers; the bare endpoints keep nothing. RSS growth is from before the first request to the "
@@ -260,7 +257,7 @@ def main() -> None:
     )
     print("\n" + text)
     if arguments.output:
-        arguments.output.write_text(text + "\n")
+        markdown.write(arguments.output, [text])
     if any(growth >= 50 for result in results.values() for growth in result.growths):
         raise SystemExit("memory is not flat: RSS grew by 50 MiB or more")
 

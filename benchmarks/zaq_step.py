@@ -13,7 +13,6 @@ since they are the same on a machine that does other things meanwhile.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import markdown
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -124,21 +124,17 @@ def parts(game: Game, repeats: int) -> dict[str, Cost]:
     return {part: cost(run, repeats) for part, run in runs.items()}
 
 
-def table(results: dict[str, dict[str, object]]) -> str:
-    lines = [
-        "| run | | iteration | " + " | ".join(PARTS) + " | rest | peak memory |",
-        "| --- | --- | --- |" + " --- |" * (len(PARTS) + 2),
-    ]
+def table(results: dict[str, dict[str, object]]) -> list[str]:
+    rows = []
     for name, result in results.items():
         costs, peak = result["costs"], result["peak"]
         assert isinstance(costs, dict) and isinstance(peak, int)
         for index, clock in enumerate(("wall s", "processor s")):
             values = [costs[key][index] for key in ("iteration", *PARTS)]
             values.append(values[0] - sum(values[1:]))
-            cells = " | ".join(f"{value:.2f}" for value in values)
             label, memory = (RUNS[name], f"{peak / 2**30:.1f} GiB") if index == 0 else ("", "")
-            lines.append(f"| {label} | {clock} | {cells} | {memory} |")
-    return "\n".join(lines)
+            rows.append([label, clock, *(f"{value:.2f}" for value in values), memory])
+    return markdown.table(["run", "", "iteration", *PARTS, "rest", "peak memory"], rows)
 
 
 def main() -> None:
@@ -160,17 +156,18 @@ def main() -> None:
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         results[name] = json.loads(done.stdout.splitlines()[-1])
         print(RUNS[name], results[name], flush=True)
-    today = datetime.date.today().isoformat()
     hardware = f"{platform.machine()}-{os.cpu_count()}core"
-    output = arguments.output or Path(__file__).parent / f"zaq_step_{hardware}_{today}.md"
-    head = (
-        "# Seconds per ZAQ iteration\n\n"
+    lines = [
+        "# Seconds per ZAQ iteration",
+        "",
         f"`python benchmarks/zaq_step.py --repeats {arguments.repeats}`, {hardware}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {today}; "
-        f"load average {load:.1f} before.\n"
-        "One iteration: 5 student steps and 1 generator step, ResNet-20, 32 x 32, w4a4.\n\n"
-    )
-    output.write_text(head + table(results) + "\n")
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {markdown.today()}; "
+        f"load average {load:.1f} before.",
+        "One iteration: 5 student steps and 1 generator step, ResNet-20, 32 x 32, w4a4.",
+        "",
+        *table(results),
+    ]
+    markdown.write(arguments.output or markdown.page("zaq_step", hardware), lines)
 
 
 if __name__ == "__main__":
