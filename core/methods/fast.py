@@ -16,7 +16,6 @@ from core.context import RunContext
 from core.fake_quant.insert import Student
 from core.methods import layerwise
 from core.methods.base import Summary, image_shape
-from core.networks.layers import has_depthwise
 from core.spec import FastConfig
 from core.synthesis.distill import BATCH, BRIEF, distill
 
@@ -32,8 +31,7 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
     context.seed_everything()
     shape = image_shape(teacher)
     images, iterations = config.synthesis(shape[1] * shape[2])
-    # Networks of depthwise convolutions are thin: a few images do not determine their regressions.
-    rounding = config.rounding or ("squant" if has_depthwise(student) else "gptq")
+    rounding = config.rounding or layerwise.default_rounding(student)
     operators = len(student.graph.graph.nodes)
     distilling = iterations * -(-images // BATCH)
     steps = count(distilling + 1)

@@ -16,9 +16,10 @@ trained, ranges as moving averages over the warm-up, then frozen. Deviations: th
 for its start once (theirs also corrects what it has corrected), grids are this service's, and nothing
 is selected by test accuracy.
 
-`preset: service` is bounded: batch normalization folded, ranges of least rounding error on distilled
-images, then learned; KL alone, as AIT (arXiv 2203.17008) found better (`inundation` is AIT's other
-half, `core.methods.inundation`); the best state on held-back images (`core.methods.early_stop`).
+`preset: service` is bounded and starts from the student that `fast` gives: batch normalization folded,
+weight grids pinned, activation ranges learned; KL alone, as AIT (arXiv 2203.17008) found better
+(`inundation` is AIT's other half, `core.methods.inundation`); the best state on held-back images
+(`core.methods.early_stop`).
 docs/methods/gdfq.md has the measurements.
 
 Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
@@ -75,8 +76,11 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
         with context.phase("synthesizing"):
             prepared = Prepared(None, steps=0)
             if settings.ranges != "average":
-                count, later = settings.distilled_images, settings.warmup_iterations
-                prepared = prepare(teacher, student, clock, context, images=count, later_steps=later)
+                start, count, later = settings.start, settings.distilled_images, settings.warmup_iterations
+                prepared = prepare(
+                    teacher, student, clock, context, start=start, images=count, later_steps=later
+                )
+                notes.extend(prepared.notes)
             lesson = Lesson(teacher, student, statistics, settings, context, prepared.images)
             _warm_up(lesson, clock, context, prepared.steps, notes)
         stop = lesson.early_stop() if settings.patience else None

@@ -31,6 +31,7 @@ from core.fake_quant.placement import is_passthrough
 from core.methods.layer_matrix import Layer, apply, columns, rows
 from core.methods.regression import Rounding, find_weight
 from core.networks.graph import module_of
+from core.networks.layers import has_depthwise
 
 _RANGE_SAMPLES = 1024
 _RANGE_RATIOS = torch.linspace(1.0, 0.2, 17).tolist()
@@ -58,6 +59,11 @@ def solve(
     """
     student.eval()
     _Lockstep(student.graph, rounding, check).run(images.contiguous(memory_format=torch.channels_last))
+
+
+def default_rounding(student: Student) -> Rounding:
+    """Networks of depthwise convolutions are thin: a few images do not determine their regressions."""
+    return "squant" if has_depthwise(student) else "gptq"
 
 
 class _Lockstep(fx.Interpreter):

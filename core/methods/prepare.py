@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -9,24 +10,27 @@ from torch import Tensor, fx
 from core.context import RunContext
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MinError
+from core.methods import layerwise
 from core.methods.base import image_shape
 from core.methods.calibrate import calibrate
 from core.methods.clock import Clock
-from core.synthesis.distill import BATCH, distill
+from core.spec import Start
+from core.synthesis.distill import BATCH, BRIEF, distill
 
 SYNTHESIS_SHARE = 0.3  # of a budget in seconds, at most, goes into distillation and a generator's warm-up
-_IMAGES, _ITERATIONS = 64, 100
+_IMAGES, _ITERATIONS = 64, 25
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`images` [N, C, H, W] that the ranges were found on, on the CPU; None where they are Gaussian noise.
+    """`images` [N, C, H, W] that the student was prepared on, on the CPU; None where they are noise.
 
-    `steps` were reported within the phase.
+    `steps` were reported within the phase; `notes` are for the report.
     """
 
     images: Tensor | None
     steps: int
+    notes: Sequence[str] = ()
 
 
 def prepare(
@@ -35,13 +39,15 @@ def prepare(
     clock: Clock,
     context: RunContext,
     *,
+    start: Start,
     images: int = 0,
     later_steps: int = 0,
 ) -> Prepared:
-    """Sets the student's ranges to those of least rounding error on distilled images, `images` or more.
+    """Makes the student what training starts from, on `images` distilled images or more.
 
-    Takes at most half of the share for synthesis; the caller will report `later_steps` more steps in the
-    same phase.
+    `fast`: that method's answer, its grids pinned. `nearest`: ranges of least rounding error and weights
+    on their min-max grids. Takes at most half of the share for synthesis; the caller will report
+    `later_steps` more steps in the same phase. Raises Diverged.
     """
     result = distill(
         teacher,
@@ -49,10 +55,16 @@ def prepare(
         images=max(images, _IMAGES),
         iterations=_ITERATIONS,
         context=context,
+        recipe=BRIEF,
         enough=lambda: clock.share() > SYNTHESIS_SHARE / 2,
         later_steps=later_steps,
     )
-    calibrate(student, result.images, context, MinError)
+    some = result.images[:_IMAGES]
+    if start == "fast":
+        rounding = layerwise.default_rounding(student)
+        layerwise.solve(student, some.to(context.device), rounding=rounding, check=context.check)
+    else:
+        calibrate(student, some, context, MinError)
     if result.first_loss is None:
         return Prepared(None, steps=0)
-    return Prepared(result.images, _ITERATIONS * len(result.images.split(BATCH)))
+    return Prepared(result.images, _ITERATIONS * -(-len(result.images) // BATCH), result.notes)

@@ -15,8 +15,8 @@ in evaluation (theirs go on widening over the test images), the discrepancy's ep
 this schedule diverge in its first iteration), and nothing is selected by test accuracy: the last state
 is the result.
 
-`preset: service` is stable and bounded: batch normalization folded; ranges of least rounding error on
-distilled images, then learned (LSQ, arXiv 1902.08153); a generator that first learns the
+`preset: service` is stable and bounded: batch normalization folded; the student that `fast` gives to
+start from, its activation ranges learned (LSQ, arXiv 1902.08153); a generator that first learns the
 batch-normalization statistics, and keeps to them by a large bn_weight; a small student learning rate
 with clipped gradients and a cosine to zero; the best state on held-back images
 (`core.methods.early_stop`). docs/methods/zaq.md has the measurements.
@@ -76,8 +76,10 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
         with context.phase("synthesizing"):
             before = 0
             if settings.ranges != "widening":
-                later = settings.warmup_iterations
-                before = prepare(teacher, student, clock, context, later_steps=later).steps
+                start, later = settings.start, settings.warmup_iterations
+                prepared = prepare(teacher, student, clock, context, start=start, later_steps=later)
+                before = prepared.steps
+                notes.extend(prepared.notes)
             game = Game(teacher, student, statistics, settings, context)
             for step in range(settings.warmup_iterations):
                 if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:

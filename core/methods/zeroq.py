@@ -11,8 +11,9 @@ with a plateau rule, the images' minimum and maximum as ranges. Deviations: the 
 are measured (theirs pairs the i-th convolution with the i-th BN), 1x1 maps have variance 0 and not NaN,
 grids are this service's (8 bits for image and last layer's input, symmetric 8-bit weights).
 
-`preset: service` matches the moments of the batch instead, in fewer steps, and takes the ranges of
-least rounding error. docs/methods/zeroq.md has the measurements.
+`preset: service` matches the moments of the batch instead, in fewer steps, takes the ranges with which
+layers err least, and corrects biases for the rounding of their weights. docs/methods/zeroq.md has the
+measurements.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import fx
 from core.context import RunContext
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MinError, MinMax
+from core.methods import layerwise
 from core.methods.base import Summary, image_shape
 from core.methods.calibrate import calibrate
 from core.spec import ZeroqConfig
@@ -51,7 +53,11 @@ def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context:
             recipe=_RECIPES[settings.distillation],
             context=context,
         )
-        calibrate(student, result.images, context, _OBSERVERS[settings.ranges])
+        if settings.ranges == "outputs":
+            images = result.images.to(context.device)
+            layerwise.solve(student, images, rounding="nearest", check=context.check)
+        else:
+            calibrate(student, result.images, context, _OBSERVERS[settings.ranges])
     return Summary(
         iterations=settings.iterations,
         seconds=time.monotonic() - began,

@@ -9,7 +9,7 @@ from core.spec.bits import AnyBits, BitSpec, LayerBits
 from core.spec.budget import Budget
 from core.spec.export import ANY_GRID, PROFILES, AnyExport, ExportConfig, GridStyle, Profile
 from core.spec.fast import FastConfig
-from core.spec.fields import Count, Mean, Std
+from core.spec.fields import Count, Mean, Start, Std
 from core.spec.gdfq import GDFQ_PRESETS, GdfqConfig, GdfqSettings
 from core.spec.job import Limits, QuantizationSpec
 from core.spec.methods import METHOD_CONFIGS, AnyMethod, MethodConfig
@@ -56,6 +56,7 @@ __all__ = [
     "NetworkSpec",
     "Profile",
     "QuantizationSpec",
+    "Start",
     "Std",
     "ZaqConfig",
     "ZaqSettings",

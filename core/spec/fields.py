@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, Strict
 
 CONFIG = ConfigDict(extra="forbid")
+
+Start = Literal["fast", "nearest"]  # what student training starts from
 
 Bits = Annotated[int, Strict(), Field(ge=2, le=8)]
 BiasBits = Annotated[int, Strict(), Field(ge=8, le=32)]

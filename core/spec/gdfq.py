@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from core.spec.budget import Budget
-from core.spec.fields import CONFIG, NonNegative, Positive
-from core.spec.presets import resolve
+from core.spec.fields import CONFIG, NonNegative, Positive, Start
+from core.spec.presets import check_start, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ class GdfqConfig:
     bn_weight: NonNegative | None = None
     statistics: Literal["std", "variance"] | None = None
     fold_bn: Annotated[bool, Strict()] | None = None
+    start: Start | None = None
     ranges: Literal["learned", "calibrated", "average"] | None = None
     range_lr: Positive | None = None
     schedule: Literal["cosine", "steps"] | None = None
     clip_norm: Positive | None = None
     patience: Annotated[int, Strict(), Field(ge=1)] | None = None
     inundation: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+
+    def __post_init__(self) -> None:
+        found = self.resolved()
+        check_start(found.start, fold_bn=found.fold_bn, calibrated=found.ranges != "average")
 
     def resolved(self) -> GdfqSettings:
         """Every absent option filled in from the preset."""
@@ -65,7 +70,8 @@ class GdfqSettings:
     normalizations (`core.synthesis.conditional`). The generator alone takes
     `warmup_iterations` first; then every iteration is one step of it and `student_steps` of the student.
     Every second of these but the first sees some of `distilled_images` instead of the generator's.
-    `statistics`: which measure BNS is. `ranges`: activation ranges calibrated on distilled images,
+    `statistics`: which measure BNS is. `start`: training starts from what `fast` answers, whose weight grids
+    stay, or from weights rounded to nearest. `ranges`: activation ranges calibrated on distilled images,
     calibrated and then learned at `range_lr`, or moving averages over the warm-up. `schedule`:
     learning rates fall as a cosine to zero, or tenfold after each quarter. `clip_norm` bounds the norm of
     the student's gradient. `inundation`: the share of a layer's integer weights that a step changes at
@@ -92,6 +98,7 @@ class GdfqSettings:
     bn_weight: float
     statistics: Literal["std", "variance"]
     fold_bn: bool
+    start: Start
     ranges: Literal["learned", "calibrated", "average"]
     range_lr: float
     schedule: Literal["cosine", "steps"]
@@ -121,6 +128,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "bn_weight": 3.0,
         "statistics": "std",
         "fold_bn": True,
+        "start": "fast",
         "ranges": "learned",
         "range_lr": 1e-3,
         "schedule": "cosine",
@@ -148,6 +156,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "bn_weight": 0.1,
         "statistics": "variance",
         "fold_bn": False,
+        "start": "nearest",
         "ranges": "average",
         "range_lr": 1e-3,
         "schedule": "steps",

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from core.spec.budget import Budget
-from core.spec.fields import CONFIG, NonNegative, Positive
-from core.spec.presets import resolve
+from core.spec.fields import CONFIG, NonNegative, Positive, Start
+from core.spec.presets import check_start, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,16 @@ class ZaqConfig:
     bn_weight: NonNegative | None = None
     warmup_iterations: Annotated[int, Strict(), Field(ge=0)] | None = None
     fold_bn: Annotated[bool, Strict()] | None = None
+    start: Start | None = None
     ranges: Literal["learned", "calibrated", "widening"] | None = None
     range_lr: Positive | None = None
     schedule: Literal["cosine", "steps"] | None = None
     clip_norm: Positive | None = None
     patience: Annotated[int, Strict(), Field(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        found = self.resolved()
+        check_start(found.start, fold_bn=found.fold_bn, calibrated=found.ranges != "widening")
 
     def resolved(self) -> ZaqSettings:
         """Every absent option filled in from the preset."""
@@ -54,7 +59,8 @@ class ZaqSettings:
     """What ZAQ runs with.
 
     L_Q = L1(logits) + alpha D;  L_G = -L1 - alpha D - beta mean|F| + bn_weight BNS  (core/methods/zaq.py).
-    `warmup_iterations` of the generator alone on BNS come first. `ranges`: activation ranges that are
+    `warmup_iterations` of the generator alone on BNS come first. `start`: training starts from what `fast`
+    answers, whose weight grids stay, or from weights rounded to nearest. `ranges`: activation ranges that are
     calibrated on distilled images, calibrated and then learned at `range_lr`, or widening with every
     batch. `schedule`: learning rates fall as a cosine to zero, or tenfold after each third.
     `clip_norm` bounds the gradient's norm, of each player. `patience`: iterations without progress on
@@ -75,6 +81,7 @@ class ZaqSettings:
     bn_weight: float
     warmup_iterations: int
     fold_bn: bool
+    start: Start
     ranges: Literal["learned", "calibrated", "widening"]
     range_lr: float
     schedule: Literal["cosine", "steps"]
@@ -98,6 +105,7 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "bn_weight": 10.0,
         "warmup_iterations": 100,
         "fold_bn": True,
+        "start": "fast",
         "ranges": "learned",
         "range_lr": 1e-3,
         "schedule": "cosine",
@@ -119,6 +127,7 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "bn_weight": 0.0,
         "warmup_iterations": 0,
         "fold_bn": False,
+        "start": "nearest",
         "ranges": "widening",
         "range_lr": 1e-3,
         "schedule": "steps",

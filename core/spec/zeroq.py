@@ -29,7 +29,7 @@ class ZeroqConfig:
     batch_size: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     iterations: Annotated[int, Strict(), Field(ge=0, le=10_000)] | None = None
     distillation: Literal["batch", "original"] | None = None
-    ranges: Literal["error", "minmax"] | None = None
+    ranges: Literal["outputs", "error", "minmax"] | None = None
 
     def resolved(self) -> ZeroqSettings:
         """Every absent option filled in from the preset."""
@@ -43,7 +43,9 @@ class ZeroqSettings:
     `images` are distilled in batches of `batch_size`, `iterations` steps each. `distillation`: `original`
     matches the statistics of every image on its own, as the authors' code does with its own start and
     schedule; `batch` those of the whole batch (`core.synthesis.distill`). `ranges`: the minimum and
-    maximum of the activations, or the range of least rounding error.
+    maximum of the activations (`minmax`), the range in which they are rounded with least `error`, or that
+    with which the `outputs` of the layers behind them have least, with biases corrected for the weights'
+    rounding (`core.methods.layerwise`).
     """
 
     preset: str
@@ -51,7 +53,7 @@ class ZeroqSettings:
     batch_size: int
     iterations: int
     distillation: Literal["batch", "original"]
-    ranges: Literal["error", "minmax"]
+    ranges: Literal["outputs", "error", "minmax"]
 
 
 ZEROQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -61,7 +63,7 @@ ZEROQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 64,
         "iterations": 50,
         "distillation": "batch",
-        "ranges": "error",
+        "ranges": "outputs",
     },
     # The authors' code: one batch, 500 steps.
     "paper": {

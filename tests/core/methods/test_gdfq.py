@@ -21,7 +21,7 @@ from core.methods.inundation import crossing_factor
 from core.methods.prepare import prepare
 from core.methods.softened import softened_kl
 from core.spec import Budget, GdfqConfig
-from core.synthesis.distill import distill, frozen
+from core.synthesis.distill import BRIEF, distill, frozen
 from core.synthesis.statistics import BatchNormStatistics
 from tests.core.methods.trained import GDFQ as SMALL
 from tests.core.methods.trained import GDFQ_PAPER as PAPER
@@ -55,7 +55,12 @@ def test_kl_falls_on_images_the_student_never_saw(
 ) -> None:
     """The same generator, taught by the same seed, with a student that learns and one that hardly does."""
     config = replace(
-        config, batch_size=16, budget=Budget(iterations=25), warmup_iterations=15, optimizer="adam"
+        config,
+        batch_size=16,
+        budget=Budget(iterations=25),
+        warmup_iterations=15,
+        optimizer="adam",
+        start="nearest",
     )
     distances = []
     for rate in (1e-9, 1e-3):
@@ -84,7 +89,7 @@ def test_the_teacher_runs_once_for_both_losses(
     with frozen(teacher), BatchNormStatistics(teacher) as statistics:
         student = student_of(teacher, config)
         run = context(tmp_path)
-        prepare(teacher, student, Clock(settings.budget), run, later_steps=0)
+        prepare(teacher, student, Clock(settings.budget), run, start="nearest")
         lesson = Lesson(teacher, student, statistics, settings, run)
         calls = []
         teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -130,7 +135,7 @@ def test_every_other_further_step_sees_distilled_images(
 
     monkeypatch.setattr(Lesson, "student_step", watched)
     run = context(tmp_path)
-    images = distill(teacher, image_shape(teacher), images=16, iterations=5, context=run).images
+    images = distill(teacher, image_shape(teacher), images=16, iterations=5, context=run, recipe=BRIEF).images
     gdfq.run(teacher, student_of(teacher), replace(SMALL, student_steps=4), run)
     distilled = [any(torch.equal(x[0], image) for image in images) for x in seen]
     assert distilled == [False, True, False, True] * 3
@@ -170,7 +175,7 @@ def test_with_inundation_every_layer_changes_integers(
 ) -> None:
     settings = replace(SMALL, student_steps=1, student_lr=1e-2, inundation=share).resolved()
     student, run = student_of(teacher), context(tmp_path)
-    prepare(teacher, student, Clock(settings.budget), run)
+    prepare(teacher, student, Clock(settings.budget), run, start="nearest")
     before = {name: layer.grid().codes(layer.weight) for name, layer in student.layers().items()}
     with frozen(teacher), BatchNormStatistics(teacher, settings.statistics) as statistics:
         lesson = Lesson(teacher, student, statistics, settings, run)

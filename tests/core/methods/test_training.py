@@ -12,9 +12,11 @@ from torch import fx
 
 from core.context import Progress
 from core.errors import Canceled, Diverged
-from core.methods import registry
+from core.methods import layerwise, registry
+from core.methods.base import image_shape
 from core.methods.early_stop import IMAGES
 from core.spec import PROFILES, Budget
+from core.synthesis.distill import BRIEF, distill
 from tests.core.methods.trained import (
     GDFQ,
     GDFQ_PAPER,
@@ -151,7 +153,29 @@ def test_the_teacher_stays_as_it_was(teacher: fx.GraphModule, tmp_path: Path, co
 def test_hopeless_learning_rates_end_as_diverged(
     teacher: fx.GraphModule, tmp_path: Path, config: TrainedConfig
 ) -> None:
-    config = replace(config, budget=Budget(iterations=20))
+    config = replace(config, budget=Budget(iterations=20), start="nearest")
     with pytest.raises(Diverged) as caught:
         registry.run(teacher, student_of(teacher, config), config, context(tmp_path))
     assert caught.value.code == "diverged"
+
+
+@METHODS
+def test_training_starts_from_the_answer_of_fast(
+    teacher: fx.GraphModule, tmp_path: Path, config: TrainedConfig
+) -> None:
+    """Steps too short to move an integer leave that answer."""
+    run = context(tmp_path)
+    config = replace(config, student_lr=1e-12, range_lr=1e-12, budget=Budget(iterations=1))
+    student = student_of(teacher, config)
+    summary = registry.run(teacher, student, config, run)
+    assert summary.settings["start"] == "fast"
+    solved = student_of(teacher, config)
+    images = distill(teacher, image_shape(teacher), images=16, iterations=5, context=run, recipe=BRIEF).images
+    layerwise.solve(solved, images)
+    for (name, layer), wanted in zip(student.layers().items(), solved.layers().values(), strict=True):
+        assert torch.equal(layer.grid().codes(layer.weight), wanted.grid().codes(wanted.weight)), name
+        torch.testing.assert_close(layer.bias, wanted.bias)
+    nearest = student_of(teacher, config)
+    registry.run(teacher, nearest, replace(config, start="nearest"), context(tmp_path))
+    codes = [[layer.grid().codes(layer.weight) for layer in s.layers().values()] for s in (student, nearest)]
+    assert any(not torch.equal(a, b) for a, b in zip(*codes, strict=True))
