@@ -92,8 +92,8 @@ class Network:
     def float32(self) -> Accuracies:
         return {name: self.measure(name, self.on_device(self.teacher)) for name in self.sets}
 
-    def quantize(self, bits: str, config: MethodConfig, seed: int) -> Quantized:
-        student = build_student(self.teacher, BitSpec.parse(bits), fold=registry.folds_bn(config))
+    def quantize(self, bits: BitSpec, config: MethodConfig, seed: int) -> Quantized:
+        student = build_student(self.teacher, bits, fold=registry.folds_bn(config))
         channels_last(student.to(self.device))
         context = RunContext(self.scratch, seed=seed, device=self.device)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -131,10 +131,11 @@ def rows(
     network: Network, bits: str, seed: int, methods: dict[str, MethodConfig]
 ) -> Iterator[accuracy_table.Row]:
     """One for each method and image set. `methods`: by the name that the table gives them."""
-    baseline = network.quantize(bits, baseline_config(network.loaded.input_shape), seed)
+    widths = BitSpec.parse(bits)
+    baseline = network.quantize(widths, baseline_config(network.loaded.input_shape), seed)
     nearest = network.in_file(baseline.student)
     for method, config in methods.items():
-        result = network.quantize(bits, config, seed)
+        result = network.quantize(widths, config, seed)
         in_torch, in_file = network.in_torch(result.student), network.in_file(result.student)
         for images, found in in_file.items():
             float32 = network.float32[images]

@@ -2,9 +2,10 @@
 
     python benchmarks/training_step.py [--repeats 3] [--threads 2] [--output FILE]
 
-For each of three steps, on ResNet-20 at 32 x 32 with random weights, w4a4: a ZAQ iteration of the paper
+For each of four steps, on ResNet-20 at 32 x 32 with random weights, w4a4: a ZAQ iteration of the paper
 preset (batch 256, `scrm`, 5 student steps and 1 generator step), one of the service preset (batch 64,
-`crm`), and an iteration of distillation (batch 32). Beside it its bare convolutions: the same kernels on
+`crm`), a GDFQ iteration of the paper preset (batch 200, 1 student step and 1 generator step), and an
+iteration of distillation (batch 32). Beside it its bare convolutions: the same kernels on
 the same shapes, channels last, forward and backward as often as the step needs each, without anything
 between them. "As published" are all in float32, the generator's as 3 x 3 convolutions of the enlarged
 image; "ours" as they run (`core.synthesis.upsampled`, `core.synthesis.precision`). Shares above 100 %
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,12 @@ from core.context import RunContext
 from core.fake_quant.insert import build_student
 from core.fake_quant.observers import MinMax
 from core.methods.calibrate import calibrate
+from core.methods.gdfq import Lesson
 from core.methods.zaq import Game
 from core.networks import architectures
 from core.networks.graph import trace
-from core.spec import BitSpec, ZaqConfig
+from core.spec import BitSpec, GdfqConfig, ZaqConfig
+from core.synthesis.conditional import build
 from core.synthesis.distill import distill, frozen
 from core.synthesis.generators import Generator
 from core.synthesis.precision import reduced_precision
@@ -54,6 +57,7 @@ from core.synthesis.upsampled import UpsampledConv2d
 STEPS = {
     "paper": "ZAQ, paper preset, batch 256",
     "service": "ZAQ, service preset, batch 64",
+    "gdfq": "GDFQ, paper preset, batch 200",
     "distill": "distillation, batch 32",
 }
 SHAPE = (3, 32, 32)
@@ -84,16 +88,16 @@ class Convolution:
 
 
 def convolutions(
-    network: nn.Module, x: Tensor, *, published: bool, synthesis: bool = False
+    network: nn.Module, *inputs: Tensor, published: bool, synthesis: bool = False
 ) -> list[Convolution]:
     """Those of one forward pass; `synthesis`: ours run them in reduced precision."""
     found: list[Convolution] = []
-    with reduced_precision(network, x.device):
+    with reduced_precision(network, inputs[0].device):
         reduced = synthesis and not published and torch.is_autocast_enabled("cpu")
     dtype = torch.bfloat16 if reduced else torch.float32
 
-    def record(layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
-        x_NCHW, w_OIHW = inputs[0].detach().to(dtype), layer.weight.detach().to(dtype)
+    def record(layer: nn.Conv2d, seen: tuple[Tensor, ...]) -> None:
+        x_NCHW, w_OIHW = seen[0].detach().to(dtype), layer.weight.detach().to(dtype)
         if isinstance(layer, UpsampledConv2d) and published:
             x_NCHW = F.interpolate(x_NCHW, scale_factor=2.0)
         elif isinstance(layer, UpsampledConv2d):
@@ -108,7 +112,7 @@ def convolutions(
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     handles = [layer.register_forward_pre_hook(record) for layer in layers]
     with torch.no_grad():
-        network(x)
+        network(*inputs)
     for handle in handles:
         handle.remove()
     return found
@@ -149,8 +153,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         context = RunContext(Path(scratch), device=torch.device("cpu"))
         context.seed_everything()
         teacher = trace(architectures.build("cifar/resnet20"), SHAPE).requires_grad_(False)
-        step = distillation(teacher, context) if name == "distill" else zaq(teacher, name, context)
-        with step as run:
+        with step(teacher, name, context) as run:
             costs = cost(run, repeats)
         # Before the bare convolutions allocate anything.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -161,19 +164,38 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
 BOUNDS = ("published", "ours")
 
 
+def step(
+    teacher: fx.GraphModule, name: str, context: RunContext
+) -> AbstractContextManager[Callable[[], object]]:
+    if name == "distill":
+        return distillation(teacher, context)
+    return gdfq(teacher, context) if name == "gdfq" else zaq(teacher, name, context)
+
+
 def bound(teacher: fx.GraphModule, name: str, repeats: int, *, published: bool) -> Cost:
     if name == "distill":
         x = torch.randn(32, *SHAPE).contiguous(memory_format=torch.channels_last)
         layers = convolutions(teacher, x, published=published, synthesis=True)
         return bare(layers, 1, {(True, False): 1}, repeats)
+    if name == "gdfq":
+        lesson = GdfqConfig(preset="paper").resolved()
+        x = torch.randn(lesson.batch_size, *SHAPE).contiguous(memory_format=torch.channels_last)
+        network = convolutions(teacher, x, published=published)
+        generator = build(SHAPE, 10, lesson.latent_dim, lesson.generator, lesson.generator_eps)
+        z, y = torch.randn(lesson.batch_size, lesson.latent_dim), torch.arange(lesson.batch_size) % 10
+        return total(
+            bare(network, 1, {(True, False): 1}, repeats),  # the teacher
+            bare(network, 1, {(True, True): 1}, repeats),  # the student
+            bare(convolutions(generator, z, y, published=published), 1, {(True, True): 1}, repeats),
+        )
     settings = ZaqConfig(preset="paper" if name == "paper" else "service").resolved()
     steps, batch = settings.student_steps, settings.batch_size
     x = torch.randn(batch, *SHAPE).contiguous(memory_format=torch.channels_last)
     network = convolutions(teacher, x, published=published)
-    generator = Generator(SHAPE, settings.latent_dim)
+    noise_to_image = Generator(SHAPE, settings.latent_dim)
     z = torch.randn(batch, settings.latent_dim)
-    drawn = convolutions(generator, z, published=published, synthesis=True)
-    trained = convolutions(generator, z, published=published)
+    drawn = convolutions(noise_to_image, z, published=published, synthesis=True)
+    trained = convolutions(noise_to_image, z, published=published)
     return total(
         bare(network, steps + 1, {(True, False): 1}, repeats),  # the teacher
         bare(network, steps + 1, {(True, True): steps, (True, False): 1}, repeats),  # the student
@@ -193,6 +215,15 @@ def zaq(teacher: fx.GraphModule, preset: str, context: RunContext) -> Iterator[C
             quantizer.observer = MinMax()
     with BatchNormStatistics(teacher) as statistics:
         yield Game(teacher, student, statistics, settings, context).iteration
+
+
+@contextmanager
+def gdfq(teacher: fx.GraphModule, context: RunContext) -> Iterator[Callable[[], object]]:
+    settings = GdfqConfig(preset="paper").resolved()
+    student = build_student(teacher, BitSpec.parse("w4a4"), fold=settings.fold_bn)
+    calibrate(student, torch.randn(64, *SHAPE), context)
+    with frozen(teacher), BatchNormStatistics(teacher, settings.statistics) as statistics:
+        yield Lesson(teacher, student, statistics, settings, context).iteration
 
 
 @contextmanager

@@ -55,6 +55,7 @@ from core.methods.training import Losses, train
 from core.spec import GdfqConfig, GdfqSettings
 from core.synthesis.conditional import ClassNoise, build
 from core.synthesis.distill import frozen
+from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
 
 _SHOWN_CLASSES, _SHOWN_IMAGES = 10, 8  # of each of these classes
@@ -177,8 +178,9 @@ class Lesson(Halving):
     def look(self, x_NCHW: Tensor) -> Tensor:
         """The teacher's logits; its statistics are taken."""
         self.statistics.enabled = True
-        logits: Tensor = self.teacher(x_NCHW)
-        return logits
+        with reduced_precision(self.teacher, self.context.device):
+            logits: Tensor = self.teacher(x_NCHW)
+        return logits.float()
 
     def generator_step(self, wanted_NC: Tensor, y_N: Tensor) -> Losses:
         loss = F.cross_entropy(wanted_NC, y_N)

@@ -110,7 +110,7 @@ class GdfqSettings:
 GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Bounded; the values and the measurements behind them: docs/methods/gdfq.md.
     "service": {
-        "budget": Budget(iterations=60),
+        "budget": Budget(iterations=40),
         "generator": "conditional",
         "generator_eps": 1e-5,
         "batch_size": 64,
@@ -133,7 +133,7 @@ GDFQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "cosine",
         "clip_norm": 1.0,
-        "patience": 30,
+        "patience": 20,
         "inundation": None,
     },
     # The authors' code (CIFAR): 400 epochs x 200 iterations, the first 4 epochs for the generator alone.

@@ -92,7 +92,7 @@ class ZaqSettings:
 ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Stable and bounded; the values and the measurements behind them: docs/methods/zaq.md.
     "service": {
-        "budget": Budget(iterations=60),
+        "budget": Budget(iterations=40),
         "discrepancy": "crm",
         "batch_size": 64,
         "student_steps": 5,
@@ -110,7 +110,7 @@ ZAQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range_lr": 1e-3,
         "schedule": "cosine",
         "clip_norm": 1.0,
-        "patience": 30,
+        "patience": 20,
     },
     # The authors' code (CIFAR): 300 epochs x 60 iterations, batch 256.
     "paper": {

@@ -2,8 +2,7 @@
 
 An image may be any that serves. Distilled in bfloat16 it ends at the same distance from the statistics,
 measured in float32; drawn from a generator, it moves by less than rounding its pixels to 8 bits would
-move it. What a student learns from an image is computed in float32. The measurements:
-benchmarks/training_step_amd-epyc-2core_2026-11-21.md.
+move it. What a student computes is float32. The measurements: docs/decisions/0014-cheaper-steps.md.
 """
 
 from __future__ import annotations

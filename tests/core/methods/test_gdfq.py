@@ -130,7 +130,7 @@ def test_every_other_further_step_sees_distilled_images(
     def watched(lesson: Lesson, x_NCHW: Tensor, wanted_NC: Tensor, y_N: Tensor) -> dict[str, float]:
         seen.append(x_NCHW)
         with torch.no_grad():
-            torch.testing.assert_close(teacher(x_NCHW), wanted_NC)
+            torch.testing.assert_close(teacher(x_NCHW), wanted_NC, rtol=0.02, atol=0.02)  # bfloat16
         return step(lesson, x_NCHW, wanted_NC, y_N)
 
     monkeypatch.setattr(Lesson, "student_step", watched)
