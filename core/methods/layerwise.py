@@ -3,10 +3,11 @@
 Teacher and student run side by side, operator by operator, on the same images. Where the student has
 
     a quantizer,    its range is the one with which the layers behind it err least:
-                    min over ranges of  sum over readers  |W' q(x) - W x|²,  W' rounded to nearest.
-                    Rounding errors average out in a layer's sums and clipping errors do not, so ranges
-                    of least |q(x) - x|² are too narrow. At 8 bits, and before operators that are no
-                    layers, they will do (MinError);
+                    min over ranges of  sum over readers  |f(W' q(x) + b) - f(W x + b)|²
+                    with W' rounded to nearest and f the ReLU behind the layer, if there is one: what
+                    it cuts off does not count. Rounding errors average out in a layer's sums and
+                    clipping errors do not, so ranges of least |q(x) - x|² are too narrow. At 8 bits,
+                    and before operators that are no layers, they will do (MinError);
     a layer,        its weight and bias make up for what its inputs have become (core.methods.regression).
 
 What comes later in the network sees, and mends, what rounding did before it.
@@ -27,7 +28,7 @@ from core.fake_quant.affine import Grid, fake_quantize, weight_grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.observers import MinError
-from core.fake_quant.placement import is_passthrough
+from core.fake_quant.placement import ceiling_of, clip_before, is_passthrough
 from core.methods.layer_matrix import Layer, apply, columns, rows
 from core.methods.regression import Rounding, find_weight
 from core.networks.graph import module_of
@@ -94,11 +95,10 @@ class _Lockstep(fx.Interpreter):
         low, high = torch.aminmax(x)
         if not bool(low.isfinite() & high.isfinite()):
             raise Diverged("The network's activations are not finite; no range can hold them.")
-        layers = [] if quantizer.bits == 8 else list(self.readers(node, x))
-        if not layers:
+        readers = [] if quantizer.bits == 8 else list(self.readers(node, x))
+        if not readers:
             quantizer.set_range(*MinError(steps=20, samples=1 << 14)(x, quantizer.grid_of))
             return
-        readers = [_Reader.of(layer, seen) for layer, seen in layers]
         errors = []
         for ratio in _RANGE_RATIOS:
             quantizer.set_range(low * ratio, high * ratio)
@@ -107,12 +107,13 @@ class _Lockstep(fx.Interpreter):
         best = _RANGE_RATIOS[int(torch.stack(errors).argmin())]
         quantizer.set_range(low * best, high * best)
 
-    def readers(self, node: fx.Node, x: Tensor) -> Iterator[tuple[Layer, Tensor]]:
-        """The layers that read the node's value x, and as what where it is moved on the way."""
+    def readers(self, node: fx.Node, x: Tensor) -> Iterator[_Reader]:
+        """The layers that read the node's value x, also where it is moved on the way."""
         for user in node.users:
             module = module_of(self.graph_module, user)
             if isinstance(module, QuantConv2d | QuantLinear):
-                yield module, x
+                activation = clip_before(user)
+                yield _Reader.of(module, x, None if activation is None else ceiling_of(activation))
             elif is_passthrough(self.graph_module, user) and self.is_known(user, node):
                 inputs = fx.map_arg(
                     (user.args, user.kwargs), lambda a: x if a is node else self.env[a].student
@@ -124,24 +125,33 @@ class _Lockstep(fx.Interpreter):
 
 
 class _Reader(NamedTuple):
-    """A layer that reads a tensor: its weight, the same rounded to nearest, and the tensor as columns."""
+    """A layer that reads a tensor: its weight rounded to nearest, the tensor as columns, what to come out."""
 
-    weight_GOD: Tensor
     rounded_GOD: Tensor
+    bias_GO1: Tensor
+    ceiling: float | None  # of the ReLU behind it
     x_GDN: Tensor
+    wanted_GON: Tensor
 
     @classmethod
-    def of(cls, layer: Layer, seen: Tensor) -> _Reader:
+    def of(cls, layer: Layer, seen: Tensor, ceiling: float | None) -> _Reader:
         weight_GOD = rows(layer, layer.weight)
         flat = weight_GOD.flatten(0, 1)
         grid = weight_grid(flat, layer.bits, layer.bias, symmetric=layer.symmetric)
         rounded_GOD = grid.values(grid.codes(flat)).view_as(weight_GOD)
-        return cls(weight_GOD, rounded_GOD, columns(layer, seen, _RANGE_SAMPLES))
+        bias_O = flat.new_zeros(len(flat)) if layer.bias is None else layer.bias
+        bias_GO1, x_GDN = bias_O.view(*weight_GOD.shape[:2], 1), columns(layer, seen, _RANGE_SAMPLES)
+        wanted_GON = _clipped(weight_GOD @ x_GDN + bias_GO1, ceiling)
+        return cls(rounded_GOD, bias_GO1, ceiling, x_GDN, wanted_GON)
 
     def error(self, grid: Grid) -> Tensor:
         """Mean squared error of the layer's outputs, summed over channels, when it reads through `grid`."""
-        error_GON = self.rounded_GOD @ fake_quantize(self.x_GDN, grid) - self.weight_GOD @ self.x_GDN
-        return error_GON.square().mean(2).sum()
+        result_GON = self.rounded_GOD @ fake_quantize(self.x_GDN, grid) + self.bias_GO1
+        return (_clipped(result_GON, self.ceiling) - self.wanted_GON).square().mean(2).sum()
+
+
+def _clipped(x: Tensor, ceiling: float | None) -> Tensor:
+    return x if ceiling is None else x.clamp(0, ceiling)
 
 
 def _side(value: Any, index: int) -> Any:
