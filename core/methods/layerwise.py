@@ -8,6 +8,8 @@ Teacher and student run side by side, operator by operator, on the same images. 
                     it cuts off does not count. Rounding errors average out in a layer's sums and
                     clipping errors do not, so ranges of least |q(x) - x|² are too narrow. At 8 bits,
                     and before operators that are no layers, they will do (MinError);
+                    Between a layer and a depthwise one its channels are scaled to use the range
+                    evenly (core.methods.equalization);
     a layer,        its weight and bias make up for what its inputs have become (core.methods.regression).
 
 What comes later in the network sees, and mends, what rounding did before it.
@@ -24,16 +26,16 @@ import torch
 from torch import Tensor, fx
 
 from core.errors import Diverged
-from core.fake_quant.affine import Grid, fake_quantize, weight_grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.observers import MinError
 from core.fake_quant.placement import ceiling_of, clip_before, is_passthrough
-from core.methods.layer_matrix import Layer, apply, columns, rows
+from core.methods.equalization import layers_around, rescale, scales
+from core.methods.layer_matrix import Layer, apply
+from core.methods.reader import Reader
 from core.methods.regression import Rounding, find_weight
 from core.networks.graph import module_of
 
-_RANGE_SAMPLES = 1024
 _RANGE_RATIOS = torch.linspace(1.0, 0.2, 17).tolist()
 
 
@@ -79,6 +81,7 @@ class _Lockstep(fx.Interpreter):
             return y
         module = module_of(self.graph_module, n)
         if isinstance(module, ActivationQuantizer):
+            x, y = self.equalized(n, module, x, y)
             self.find_range(n, module, y)
             return Pair(x, module(y))
         if isinstance(module, QuantConv2d | QuantLinear):
@@ -90,6 +93,19 @@ class _Lockstep(fx.Interpreter):
             return Pair(wanted, module(y))
         run = getattr(self, n.op)
         return Pair(*(run(n.target, *side) for side in (of_teacher, of_student)))
+
+    def equalized(
+        self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The quantizer's inputs with their channels rescaled, where that is possible."""
+        around = None if quantizer.bits == 8 else layers_around(self.graph_module, node)
+        if around is None or not bool(y.isfinite().all()):
+            return x, y
+        (reader,) = self.readers(node, y)
+        s_C = scales(quantizer, reader, y, _RANGE_RATIOS)
+        rescale(*around, s_C)
+        s_C11 = s_C.view(-1, 1, 1)
+        return x * s_C11, (y * s_C11).clamp(max=quantizer.ceiling)
 
     def find_range(self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor) -> None:
         low, high = torch.aminmax(x)
@@ -103,17 +119,17 @@ class _Lockstep(fx.Interpreter):
         for ratio in _RANGE_RATIOS:
             quantizer.set_range(low * ratio, high * ratio)
             grid = quantizer.grid()
-            errors.append(torch.stack([reader.error(grid) for reader in readers]).sum())
+            errors.append(torch.stack([reader.errors(grid).sum() for reader in readers]).sum())
         best = _RANGE_RATIOS[int(torch.stack(errors).argmin())]
         quantizer.set_range(low * best, high * best)
 
-    def readers(self, node: fx.Node, x: Tensor) -> Iterator[_Reader]:
+    def readers(self, node: fx.Node, x: Tensor) -> Iterator[Reader]:
         """The layers that read the node's value x, also where it is moved on the way."""
         for user in node.users:
             module = module_of(self.graph_module, user)
             if isinstance(module, QuantConv2d | QuantLinear):
                 activation = clip_before(user)
-                yield _Reader.of(module, x, None if activation is None else ceiling_of(activation))
+                yield Reader.of(module, x, None if activation is None else ceiling_of(activation))
             elif is_passthrough(self.graph_module, user) and self.is_known(user, node):
                 inputs = fx.map_arg(
                     (user.args, user.kwargs), lambda a: x if a is node else self.env[a].student
@@ -122,36 +138,6 @@ class _Lockstep(fx.Interpreter):
 
     def is_known(self, user: fx.Node, node: fx.Node) -> bool:
         return all(other is node or other in self.env for other in user.all_input_nodes)
-
-
-class _Reader(NamedTuple):
-    """A layer that reads a tensor: its weight rounded to nearest, the tensor as columns, what to come out."""
-
-    rounded_GOD: Tensor
-    bias_GO1: Tensor
-    ceiling: float | None  # of the ReLU behind it
-    x_GDN: Tensor
-    wanted_GON: Tensor
-
-    @classmethod
-    def of(cls, layer: Layer, seen: Tensor, ceiling: float | None) -> _Reader:
-        weight_GOD = rows(layer, layer.weight)
-        flat = weight_GOD.flatten(0, 1)
-        grid = weight_grid(flat, layer.bits, layer.bias, symmetric=layer.symmetric)
-        rounded_GOD = grid.values(grid.codes(flat)).view_as(weight_GOD)
-        bias_O = flat.new_zeros(len(flat)) if layer.bias is None else layer.bias
-        bias_GO1, x_GDN = bias_O.view(*weight_GOD.shape[:2], 1), columns(layer, seen, _RANGE_SAMPLES)
-        wanted_GON = _clipped(weight_GOD @ x_GDN + bias_GO1, ceiling)
-        return cls(rounded_GOD, bias_GO1, ceiling, x_GDN, wanted_GON)
-
-    def error(self, grid: Grid) -> Tensor:
-        """Mean squared error of the layer's outputs, summed over channels, when it reads through `grid`."""
-        result_GON = self.rounded_GOD @ fake_quantize(self.x_GDN, grid) + self.bias_GO1
-        return (_clipped(result_GON, self.ceiling) - self.wanted_GON).square().mean(2).sum()
-
-
-def _clipped(x: Tensor, ceiling: float | None) -> Tensor:
-    return x if ceiling is None else x.clamp(0, ceiling)
 
 
 def _side(value: Any, index: int) -> Any:
