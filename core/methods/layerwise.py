@@ -105,7 +105,8 @@ class _Lockstep(fx.Interpreter):
         s_C = scales(quantizer, reader, y, _RANGE_RATIOS)
         rescale(*around, s_C)
         s_C11 = s_C.view(-1, 1, 1)
-        return x * s_C11, (y * s_C11).clamp(max=quantizer.ceiling)
+        x, y = x * s_C11, y * s_C11
+        return x, y if quantizer.ceiling is None else y.clamp(max=quantizer.ceiling)
 
     def find_range(self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor) -> None:
         low, high = torch.aminmax(x)
