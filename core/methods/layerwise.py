@@ -3,10 +3,13 @@
 Teacher and student run side by side, operator by operator, on the same images. Where the student has
 
     a quantizer,    its range is the one with which the layers behind it err least:
-                    min over ranges of  sum over readers  |W' q(x) - W x|²,  W' rounded to nearest.
-                    Rounding errors average out in a layer's sums and clipping errors do not, so ranges
-                    of least |q(x) - x|² are too narrow. At 8 bits, and before operators that are no
-                    layers, they will do (MinError);
+                    min over ranges of  sum over readers  |f(W' q(x) + b) - f(W x + b)|²
+                    with W' rounded to nearest and f the ReLU behind the layer, if there is one: what
+                    it cuts off does not count. Rounding errors average out in a layer's sums and
+                    clipping errors do not, so ranges of least |q(x) - x|² are too narrow. At 8 bits,
+                    and before operators that are no layers, they will do (MinError);
+                    Between a layer and a depthwise one its channels are scaled to use the range
+                    evenly (core.methods.equalization);
     a layer,        its weight and bias make up for what its inputs have become (core.methods.regression).
 
 What comes later in the network sees, and mends, what rounding did before it.
@@ -23,17 +26,17 @@ import torch
 from torch import Tensor, fx
 
 from core.errors import Diverged
-from core.fake_quant.affine import Grid, fake_quantize, weight_grid
 from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.observers import MinError
-from core.fake_quant.placement import is_passthrough
-from core.methods.layer_matrix import Layer, apply, columns, rows
+from core.fake_quant.placement import ceiling_of, clip_before, is_passthrough
+from core.methods.equalization import layers_around, rescale, scales
+from core.methods.layer_matrix import Layer, apply
+from core.methods.reader import Reader
 from core.methods.regression import Rounding, find_weight
 from core.networks.graph import module_of
 from core.networks.layers import has_depthwise
 
-_RANGE_SAMPLES = 1024
 _RANGE_RATIOS = torch.linspace(1.0, 0.2, 17).tolist()
 
 
@@ -84,6 +87,7 @@ class _Lockstep(fx.Interpreter):
             return y
         module = module_of(self.graph_module, n)
         if isinstance(module, ActivationQuantizer):
+            x, y = self.equalized(n, module, x, y)
             self.find_range(n, module, y)
             return Pair(x, module(y))
         if isinstance(module, QuantConv2d | QuantLinear):
@@ -96,29 +100,43 @@ class _Lockstep(fx.Interpreter):
         run = getattr(self, n.op)
         return Pair(*(run(n.target, *side) for side in (of_teacher, of_student)))
 
+    def equalized(
+        self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The quantizer's inputs with their channels rescaled, where that is possible."""
+        around = None if quantizer.bits == 8 else layers_around(self.graph_module, node)
+        if around is None or not bool(y.isfinite().all()):
+            return x, y
+        (reader,) = self.readers(node, y)
+        s_C = scales(quantizer, reader, y, _RANGE_RATIOS)
+        rescale(*around, s_C)
+        s_C11 = s_C.view(-1, 1, 1)
+        x, y = x * s_C11, y * s_C11
+        return x, y if quantizer.ceiling is None else y.clamp(max=quantizer.ceiling)
+
     def find_range(self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor) -> None:
         low, high = torch.aminmax(x)
         if not bool(low.isfinite() & high.isfinite()):
             raise Diverged("The network's activations are not finite; no range can hold them.")
-        layers = [] if quantizer.bits == 8 else list(self.readers(node, x))
-        if not layers:
+        readers = [] if quantizer.bits == 8 else list(self.readers(node, x))
+        if not readers:
             quantizer.set_range(*MinError(steps=20, samples=1 << 14)(x, quantizer.grid_of))
             return
-        readers = [_Reader.of(layer, seen) for layer, seen in layers]
         errors = []
         for ratio in _RANGE_RATIOS:
             quantizer.set_range(low * ratio, high * ratio)
             grid = quantizer.grid()
-            errors.append(torch.stack([reader.error(grid) for reader in readers]).sum())
+            errors.append(torch.stack([reader.errors(grid).sum() for reader in readers]).sum())
         best = _RANGE_RATIOS[int(torch.stack(errors).argmin())]
         quantizer.set_range(low * best, high * best)
 
-    def readers(self, node: fx.Node, x: Tensor) -> Iterator[tuple[Layer, Tensor]]:
-        """The layers that read the node's value x, and as what where it is moved on the way."""
+    def readers(self, node: fx.Node, x: Tensor) -> Iterator[Reader]:
+        """The layers that read the node's value x, also where it is moved on the way."""
         for user in node.users:
             module = module_of(self.graph_module, user)
             if isinstance(module, QuantConv2d | QuantLinear):
-                yield module, x
+                activation = clip_before(user)
+                yield Reader.of(module, x, None if activation is None else ceiling_of(activation))
             elif is_passthrough(self.graph_module, user) and self.is_known(user, node):
                 inputs = fx.map_arg(
                     (user.args, user.kwargs), lambda a: x if a is node else self.env[a].student
@@ -127,27 +145,6 @@ class _Lockstep(fx.Interpreter):
 
     def is_known(self, user: fx.Node, node: fx.Node) -> bool:
         return all(other is node or other in self.env for other in user.all_input_nodes)
-
-
-class _Reader(NamedTuple):
-    """A layer that reads a tensor: its weight, the same rounded to nearest, and the tensor as columns."""
-
-    weight_GOD: Tensor
-    rounded_GOD: Tensor
-    x_GDN: Tensor
-
-    @classmethod
-    def of(cls, layer: Layer, seen: Tensor) -> _Reader:
-        weight_GOD = rows(layer, layer.weight)
-        flat = weight_GOD.flatten(0, 1)
-        grid = weight_grid(flat, layer.bits, layer.bias, symmetric=layer.symmetric)
-        rounded_GOD = grid.values(grid.codes(flat)).view_as(weight_GOD)
-        return cls(weight_GOD, rounded_GOD, columns(layer, seen, _RANGE_SAMPLES))
-
-    def error(self, grid: Grid) -> Tensor:
-        """Mean squared error of the layer's outputs, summed over channels, when it reads through `grid`."""
-        error_GON = self.rounded_GOD @ fake_quantize(self.x_GDN, grid) - self.weight_GOD @ self.x_GDN
-        return error_GON.square().mean(2).sum()
 
 
 def _side(value: Any, index: int) -> Any:
