@@ -185,7 +185,7 @@ def _layers(
         with torch.no_grad():
             reference = teacher.get_submodule(placed.name).weight
             assert isinstance(reference, torch.Tensor)
-            sqnr = sqnr_db(reference.cpu(), layer.low_bit_weight())
+            sqnr = sqnr_db(reference.cpu(), layer.unscaled_weight())
         found.append(
             LayerReport(
                 name=placed.name,

@@ -26,11 +26,12 @@ def activation_sqnr_db(
 
     Both networks are folded (fold_bn, Student.folded) and on `device`; a layer's output is then that of
     its batch normalization too. In the student all quantizers before the layer are at work, not the
-    one that rounds its output. A layer that runs several times counts with all its outputs. Infinite
-    without noise, minus infinite where the teacher's outputs are all zero. `check` is called before
-    each batch, and may raise to stop.
+    one that rounds its output, and channels that equalization scaled are scaled back. A layer that runs
+    several times counts with all its outputs. Infinite without noise, minus infinite where the teacher's
+    outputs are all zero. `check` is called before each batch, and may raise to stop.
     """
-    names = {placed.name for placed in student.placement.layers}
+    layers = student.layers()
+    names = set(layers)
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     height, width = images_NCHW.shape[2:]
     for batch in images_NCHW.split(max(1, _PIXELS // (height * width))):
@@ -39,6 +40,8 @@ def activation_sqnr_db(
         pairs = zip(_Walk(teacher).outputs(x, names), _Walk(student.graph).outputs(x, names), strict=True)
         for (name, reference), (same, value) in pairs:
             assert name == same
+            if (scale := layers[name].output_scale) is not None:
+                value = value / scale.to(value).view(-1, *[1] * (value.dim() - 2))
             signal[name] += _energy(reference)
             noise[name] += _energy(reference - value)
     return {name: decibels(signal[name], noise[name]) for name in names}

@@ -28,6 +28,8 @@ class LowBitWeight:
 
     The weight's grid follows the live weight, min-max per output channel, until `fix_grid` pins it;
     `symmetric` grids have zero-point 0.
+    Equalization (`core.methods.equalization`) may have multiplied the layer's inputs and outputs by
+    `input_scale` and `output_scale`, [O], to which its weight is fitted.
     `reads` is the quantizer whose codes the layer reads (none where it reads a float tensor; the
     last one where the layer runs more than once).
     """
@@ -39,6 +41,8 @@ class LowBitWeight:
     symmetric: bool
     fixed: Grid | None
     reads: ActivationQuantizer | None
+    input_scale: Tensor | None = None
+    output_scale: Tensor | None = None
 
     def grid(self) -> Grid:
         if self.fixed is not None:
@@ -51,6 +55,15 @@ class LowBitWeight:
 
     def low_bit_weight(self, grid: Grid | None = None) -> Tensor:
         return fake_quantize(self.weight, grid or self.grid())
+
+    def unscaled_weight(self) -> Tensor:
+        """The rounded weight as it would be without equalization, beside the teacher's."""
+        weight = self.low_bit_weight()
+        for scale, inverse in ((self.input_scale, False), (self.output_scale, True)):
+            if scale is not None:
+                column = scale.to(weight).view(-1, *[1] * (weight.dim() - 1))
+                weight = weight / column if inverse else weight * column
+        return weight
 
     def low_bit_bias(self, grid: Grid | None = None) -> Tensor | None:
         """The bias as the integer kernel adds it: in whole steps of input scale × weight scale.

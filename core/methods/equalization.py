@@ -64,4 +64,6 @@ def rescale(before: QuantConv2d, behind: QuantConv2d, s_C: Tensor) -> None:
         before.bias.mul_(s_C)
     if (grid := before.fixed) is not None:
         before.fix_grid(Grid(grid.scale * s_C, grid.zero_point, grid.low, grid.high))
-    behind.weight.div_(column.repeat_interleave(behind.out_channels // behind.groups, 0))
+    behind.input_scale = s_C.repeat_interleave(behind.out_channels // behind.groups)
+    behind.weight.div_(behind.input_scale.view(-1, 1, 1, 1))
+    before.output_scale = s_C

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from core.context import RunContext
+from core.evaluate.layer_noise import activation_sqnr_db
+from core.evaluate.metrics import sqnr_db
 from core.fake_quant.insert import Student, build_student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d
 from core.methods import layerwise
+from core.methods.calibrate import calibrate
 from core.methods.equalization import layers_around, rescale, scales
 from core.methods.reader import Reader
 from core.networks.graph import module_of, trace
@@ -81,6 +87,27 @@ def test_the_function_stays_the_same(ceiling: float) -> None:
     rescale(before, behind, torch.linspace(1, 4, 16))
     x = images(8, 1)
     assert torch.allclose(float_forward(student, x), teacher(x), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_noise_of_scaled_layers_is_measured_in_the_teachers_scale() -> None:
+    teacher = block(60.0)
+    student = build_student(teacher, BitSpec.parse("w8a8"))
+    calibrate(student, images(16, 3), RunContext(Path("unused"), device=torch.device("cpu")))
+    _, before, behind = between(student)
+    plain = activation_sqnr_db(teacher, student, images(8, 1), torch.device("cpu"))
+    weights = [
+        sqnr_db(before.weight, before.unscaled_weight()),
+        sqnr_db(behind.weight, behind.unscaled_weight()),
+    ]
+    originals = before.weight.clone(), behind.weight.clone()
+    rescale(before, behind, torch.linspace(1, 2, 16))
+    scaled = activation_sqnr_db(teacher, student, images(8, 1), torch.device("cpu"))
+    assert scaled["expand"] == pytest.approx(plain["expand"], abs=0.5)
+    found = [
+        sqnr_db(w, layer.unscaled_weight()) for w, layer in zip(originals, (before, behind), strict=True)
+    ]
+    assert found == pytest.approx(weights, abs=0.5)
 
 
 def test_codes_of_a_pinned_weight_stay_the_same() -> None:
