@@ -11,7 +11,8 @@ with a plateau rule, the images' minimum and maximum as ranges. Deviations: the 
 are measured (theirs pairs the i-th convolution with the i-th BN), 1x1 maps have variance 0 and not NaN,
 grids are this service's (8 bits for image and last layer's input, symmetric 8-bit weights).
 
-`preset: service` matches the moments of the batch instead, in fewer steps, takes the ranges with which
+`preset: service` matches the moments of the batch instead, with images that are bounded and moved as Fourier
+coefficients (`core.synthesis.spectrum`), in fewer steps, takes the ranges with which
 layers err least, and corrects biases for the rounding of their weights. docs/methods/zeroq.md has the
 measurements.
 """
@@ -30,12 +31,12 @@ from core.methods import layerwise
 from core.methods.base import Summary, image_shape
 from core.methods.calibrate import calibrate
 from core.spec import ZeroqConfig
-from core.synthesis.distill import DEFAULT, ORIGINAL, distill
+from core.synthesis.distill import BRIEF, DEFAULT, ORIGINAL, distill
 
-_RECIPES = {"batch": DEFAULT, "original": ORIGINAL}
+_RECIPES = {"spectrum": BRIEF, "batch": DEFAULT, "original": ORIGINAL}
 _OBSERVERS = {"error": MinError, "minmax": MinMax}
 
-_ON_NOISE = "No batch-normalization statistics to distill images from: Gaussian images were used."
+_ON_NOISE = "No batch-normalization statistics to distill images from: noise was used."
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context: RunContext) -> Summary:

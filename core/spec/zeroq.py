@@ -28,7 +28,7 @@ class ZeroqConfig:
     images: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     batch_size: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
     iterations: Annotated[int, Strict(), Field(ge=0, le=10_000)] | None = None
-    distillation: Literal["batch", "original"] | None = None
+    distillation: Literal["spectrum", "batch", "original"] | None = None
     ranges: Literal["outputs", "error", "minmax"] | None = None
 
     def resolved(self) -> ZeroqSettings:
@@ -42,7 +42,8 @@ class ZeroqSettings:
 
     `images` are distilled in batches of `batch_size`, `iterations` steps each. `distillation`: `original`
     matches the statistics of every image on its own, as the authors' code does with its own start and
-    schedule; `batch` those of the whole batch (`core.synthesis.distill`). `ranges`: the minimum and
+    schedule; `batch` those of the whole batch, `spectrum` the same with bounded images whose variables are
+    Fourier coefficients (`core.synthesis`). `ranges`: the minimum and
     maximum of the activations (`minmax`), the range in which they are rounded with least `error`, or that
     with which the `outputs` of the layers behind them have least, with biases corrected for the weights'
     rounding (`core.methods.layerwise`).
@@ -52,7 +53,7 @@ class ZeroqSettings:
     images: int
     batch_size: int
     iterations: int
-    distillation: Literal["batch", "original"]
+    distillation: Literal["spectrum", "batch", "original"]
     ranges: Literal["outputs", "error", "minmax"]
 
 
@@ -62,7 +63,7 @@ ZEROQ_PRESETS: Mapping[str, Mapping[str, Any]] = {
         "images": 64,
         "batch_size": 64,
         "iterations": 50,
-        "distillation": "batch",
+        "distillation": "spectrum",
         "ranges": "outputs",
     },
     # The authors' code: one batch, 500 steps.
