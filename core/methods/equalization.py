@@ -8,7 +8,7 @@ and not from weights: those of both layers have a scale for every channel, and a
 channel gets the range with which its own kernel errs least, and s brings that to the widest of them, as if
 the tensor had a scale for every channel. A ReLU6 is kept: what lies beyond 6 / s is clipped, and a channel
 that the images hardly reach is scaled by `_LARGEST` at most. Only before depthwise layers: others mix
-channels, and their weights would be harder to round (docs/methods/fast.md).
+channels, and their weights would be harder to round (docs/decisions/0015).
 
 Shapes: as in `core.methods.layer_matrix`; C = G channels of the tensor.
 """
