@@ -142,7 +142,7 @@ def _quantize(value: Any, grid: Grid) -> Codes:
     elif isinstance(value, Codes):
         rounded = _add(value, None, raised(grid, value.grid) or grid)
     else:
-        rounded = grid.codes(value).to(torch.float32) - grid.zero_point
+        rounded = torch.round(value / grid.scale)  # a division, as QuantizeLinear has it
     return Codes(rounded.clamp(low, high), grid)
 
 

@@ -106,6 +106,32 @@ def test_sums_of_all_pairs_of_codes_are_onnxruntimes(seed: int) -> None:
         assert torch.equal(ours, _qlinear_add(a, left, b, right, to))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_are_rounded_as_onnxruntime_rounds_them(seed: int) -> None:
+    """An image has 256 values a channel: where one lies on a tie, it does in every image."""
+    random = torch.Generator().manual_seed(seed)
+    pixels = (torch.arange(256) / 255 - 0.485) / 0.229
+    for _ in range(64):
+        tie = pixels[torch.randint(256, (), generator=random)].abs()
+        scale = tie / (torch.randint(20, 100, (), generator=random) + 0.5)
+        grid = Grid(scale, torch.tensor(128.0), 0, 255)
+        ours = integer._quantize(pixels, grid).centered + grid.zero_point
+        assert torch.equal(ours.to(torch.uint8), _quantize_linear(pixels, grid))
+
+
+def _quantize_linear(x: Tensor, grid: Grid) -> Tensor:
+    constants = {"scale": grid.scale.numpy(), "zero": grid.zero_point.to(torch.uint8).numpy()}
+    graph = helper.make_graph(
+        [helper.make_node("QuantizeLinear", ["x", *constants], ["y"])],
+        "codes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, x.shape)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return torch.from_numpy(open_session(model).run(None, {"x": x.numpy()})[0])
+
+
 def _qlinear_add(a: Tensor, left: Grid, b: Tensor, right: Grid, to: Grid) -> Tensor:
     names = ["a", "a_scale", "a_zero", "b", "b_scale", "b_zero", "c_scale", "c_zero"]
     constants = {}
