@@ -35,7 +35,7 @@ from core.methods.layer_matrix import Layer, apply
 from core.methods.reader import Reader
 from core.methods.regression import Rounding, find_weight
 from core.networks.graph import module_of
-from core.networks.layers import has_depthwise
+from core.networks.layers import is_depthwise
 
 _RANGE_RATIOS = torch.linspace(1.0, 0.2, 17).tolist()
 
@@ -65,8 +65,12 @@ def solve(
 
 
 def default_rounding(student: Student) -> Rounding:
-    """Networks of depthwise convolutions are thin: a few images do not determine their regressions."""
-    return "squant" if has_depthwise(student) else "gptq"
+    """Networks of depthwise convolutions are thin: a few images do not determine their regressions.
+
+    Depthwise 1 x 1 layers do not count: they stand for normalizations that no layer takes up.
+    """
+    thin = any(is_depthwise(layer) and layer.weight[0].numel() > 1 for layer in student.layers().values())
+    return "squant" if thin else "gptq"
 
 
 class _Lockstep(fx.Interpreter):

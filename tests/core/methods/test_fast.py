@@ -179,3 +179,12 @@ def test_very_wide_layers_are_rounded_without_regression(monkeypatch: pytest.Mon
     ]
     widths = [layer.weight[0].numel() > 20 for layer in students[0].layers().values()]
     assert any(widths) and wide[0] == widths[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rounding"), [("depthwise", "squant"), ("unfoldable", "gptq"), ("plain", "gptq")]
+)
+def test_only_networks_with_depthwise_kernels_are_rounded_without_regression(
+    name: str, rounding: str
+) -> None:
+    assert layerwise.default_rounding(small.student(name)) == rounding
