@@ -13,8 +13,6 @@ from core.fake_quant.modules import QuantConv2d, QuantLinear
 
 Layer = QuantConv2d | QuantLinear
 
-_UNFOLDED = 1 << 22  # numbers, at most, in the patches that are cut out at once
-
 
 def apply(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the layer computes with that weight and bias."""
@@ -44,17 +42,23 @@ def columns(layer: Layer, x: Tensor, samples: int) -> Tensor:
     if isinstance(layer, QuantLinear):
         inputs = x.reshape(-1, x.shape[-1])
         return inputs[_drawn(len(inputs), samples).to(x.device)].T[None].contiguous()
-    patches = F.unfold(_padded(layer, x[:1]), layer.kernel_size, layer.dilation, 0, layer.stride)
-    places, at_once = patches.shape[2], max(1, _UNFOLDED // patches.numel())
-    drawn = _drawn(places * len(x), samples)
-    taken = []
-    for first in range(0, len(x), at_once):
-        images = _padded(layer, x[first : first + at_once])
-        patches = F.unfold(images, layer.kernel_size, layer.dilation, 0, layer.stride)
-        here = drawn[(drawn >= first * places) & (drawn < (first + at_once) * places)] - first * places
-        taken.append(patches.transpose(0, 1).flatten(1)[:, here.to(x.device)])
-    joined = torch.cat(taken, dim=1)
-    return joined.view(layer.groups, -1, joined.shape[1])
+    pixels_NHWC = _padded(layer, x).permute(0, 2, 3, 1)
+    images, height, width, channels = pixels_NHWC.shape
+    first_row, first_column = (_starts(layer, size, axis) for axis, size in enumerate((height, width)))
+    drawn = _drawn(images * len(first_row) * len(first_column), samples)
+    place, column = drawn // len(first_column), first_column[drawn % len(first_column)]
+    image, row = place // len(first_row), first_row[place % len(first_row)]
+    corner_N = (image * height + row) * width + column
+    down, right = (torch.arange(k) * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
+    within_K = (down[:, None] * width + right).flatten()
+    seen_KNC = pixels_NHWC.reshape(-1, channels)[(within_K[:, None] + corner_N).to(x.device)]
+    return seen_KNC.permute(2, 0, 1).reshape(layer.groups, -1, len(drawn)).contiguous()
+
+
+def _starts(layer: QuantConv2d, size: int, axis: int) -> Tensor:
+    """Where the kernel may stand on an axis of that many pixels."""
+    reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+    return torch.arange(0, size - reach, layer.stride[axis])
 
 
 def _drawn(count: int, samples: int) -> Tensor:

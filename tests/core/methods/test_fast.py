@@ -188,3 +188,24 @@ def test_only_networks_with_depthwise_kernels_are_rounded_without_regression(
     name: str, rounding: str
 ) -> None:
     assert layerwise.default_rounding(small.student(name)) == rounding
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 5), "padding": "same", "dilation": 2},
+        {"kernel_size": 4, "stride": (4, 2), "groups": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 8},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_rows_times_columns_are_what_the_layer_computes(options: dict[str, Any]) -> None:
+    layer = nn.Conv2d(8, 16, **options, bias=False)
+    x = torch.randn(3, 8, 13, 17, generator=torch.Generator().manual_seed(0))
+    quantized = QuantConv2d.of(nn.Conv2d(8, 16, **options, bias=False), 4)
+    quantized.load_state_dict(layer.state_dict(), strict=False)
+    product_GON = rows(quantized, layer.weight) @ columns(quantized, x, 10**6)
+    wanted_NOHW = layer(x)
+    assert torch.allclose(product_GON.flatten(0, 1), wanted_NOHW.transpose(0, 1).flatten(1), atol=1e-5)
