@@ -20,6 +20,7 @@ from core.fake_quant.affine import (
 )
 from core.fake_quant.observers import Observer
 
+_SCALE, _ZERO_POINT = "weight_scale", "weight_zero_point"
 LARGEST_BIAS = 2.0**31 - 1  # steps, as int32 holds them
 
 
@@ -52,6 +53,21 @@ class LowBitWeight:
     def fix_grid(self, grid: Grid | None) -> None:
         """Pins the grid (scale and zero-point [O]); None lets it follow the weight again."""
         self.fixed = grid
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """A pinned grid is part of the state, as `weight_scale` and `weight_zero_point` [O]."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        if self.fixed is not None:
+            destination[prefix + _SCALE] = self.fixed.scale.detach()
+            destination[prefix + _ZERO_POINT] = self.fixed.zero_point.detach()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        scale, zero_point = (state_dict.pop(prefix + name, None) for name in (_SCALE, _ZERO_POINT))
+        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[misc]
+        self.fix_grid(None)
+        if scale is not None and zero_point is not None:
+            low, high = self.grid().low, self.grid().high
+            self.fix_grid(Grid(scale.to(self.weight), zero_point.to(self.weight), low, high))
 
     def low_bit_weight(self, grid: Grid | None = None) -> Tensor:
         return fake_quantize(self.weight, grid or self.grid())

@@ -219,3 +219,17 @@ def test_the_scale_learns_by_the_gradient_of_lsq(bits: int, signed: bool) -> Non
     assert float(quantizer.scale.grad) == pytest.approx(expected, rel=1e-3, abs=1e-4)
     assert torch.equal(x.grad, torch.where(inside, upstream, torch.zeros(())))
     assert quantizer.zero_point.grad is None
+
+
+def test_a_pinned_grid_is_part_of_the_state() -> None:
+    torch.manual_seed(0)
+    layers = [QuantConv2d.of(nn.Conv2d(3, 5, 3), 3) for _ in range(2)]
+    pinned = weight_grid(layers[0].weight * 0.7, 3, layers[0].bias)
+    layers[0].fix_grid(pinned)
+    state = layers[0].state_dict()
+    layers[1].load_state_dict(state)
+    assert torch.equal(layers[1].low_bit_weight(), layers[0].low_bit_weight())
+    assert layers[1].grid().high == pinned.high and torch.equal(layers[1].grid().scale, pinned.scale)
+    live = {name: state[name] for name in ("weight", "bias")}
+    layers[1].load_state_dict(live)
+    assert layers[1].fixed is None and layers[1].state_dict().keys() == live.keys()

@@ -60,7 +60,7 @@ def test_the_more_ranges_look_at_the_better_they_serve(teacher: fx.GraphModule, 
 
 def test_on_min_max_ranges_it_is_the_baseline(teacher: fx.GraphModule, tmp_path: Path) -> None:
     ours, baseline = student_of(teacher), student_of(teacher)
-    zeroq.run(teacher, ours, replace(SERVICE, ranges="minmax"), context(tmp_path))
+    zeroq.run(teacher, ours, replace(SERVICE, distillation="batch", ranges="minmax"), context(tmp_path))
     minmax.run(teacher, baseline, MinMaxConfig(images=16, iterations=40), context(tmp_path))
     found = ours.state_dict()
     assert all(torch.equal(found[name], value) for name, value in baseline.state_dict().items())
@@ -83,10 +83,10 @@ def test_same_seed_same_ranges(teacher: fx.GraphModule, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["service", "paper"])
-def test_without_bn_it_says_that_images_were_gaussian(
+def test_without_bn_it_says_that_images_were_noise(
     teacher_without_bn: fx.GraphModule, tmp_path: Path, preset: str
 ) -> None:
     config = ZeroqConfig(preset=preset, images=32, iterations=5)  # type: ignore[arg-type]
     summary = zeroq.run(teacher_without_bn, student_of(teacher_without_bn), config, context(tmp_path))
-    assert "Gaussian" in summary.notes[0] and summary.measures == {}
-    assert abs(summary.images.std().item() - 1) < 0.1
+    assert "noise" in summary.notes[0] and summary.measures == {}
+    assert abs(summary.images.std().item() - 1) < 0.15
