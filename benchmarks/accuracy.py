@@ -53,6 +53,7 @@ from core.networks.inspect import LoadedNetwork, load_network
 from core.pipeline import baseline_config, channels_last
 from core.reporting import processor
 from core.spec import AnyMethod, BitSpec, MethodConfig, NetworkSpec
+from core.synthesis.frame import set_pixel_range
 
 FURTHER_IMAGES = dict.fromkeys(("cifar/resnet20", "cifar/resnet56"), ("cifar10/test_jpeg_5000.tar",))
 BATCH = 64
@@ -86,6 +87,7 @@ class Network:
             name: thinned(opened(path, self.loaded, scratch), limit) for name, path in subject.images.items()
         }
         self.teacher = trace(self.loaded.network, self.loaded.input_shape).requires_grad_(False)
+        set_pixel_range(self.teacher, self.loaded.mean, self.loaded.std)
         channels_last(self.teacher.to(self.device))
 
     @cached_property

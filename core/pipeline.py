@@ -50,6 +50,7 @@ from core.networks.inspect import load_network
 from core.networks.macs import layer_macs, product_macs
 from core.reporting import Measured, assemble, metadata
 from core.spec import MinMaxConfig, NetworkSpec, QuantizationSpec
+from core.synthesis.frame import set_pixel_range
 from core.synthesis.samples import write_grid
 from core.synthesis.statistics import BatchNormStatistics
 
@@ -149,6 +150,7 @@ class _Job:
                 self.dataset.check(self.loaded.num_classes, self.loaded.input_shape)
             teacher = trace(self.loaded.network, self.loaded.input_shape)
             teacher.requires_grad_(False)
+            set_pixel_range(teacher, self.loaded.mean, self.loaded.std)
             check_operators(teacher)
         baseline, student, summary = self.quantized(teacher)
         with context.phase("evaluating"):

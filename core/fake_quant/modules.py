@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -53,6 +54,17 @@ class LowBitWeight:
     def fix_grid(self, grid: Grid | None) -> None:
         """Pins the grid (scale and zero-point [O]); None lets it follow the weight again."""
         self.fixed = grid
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """The grid and the scales move with the weight."""
+        result = super()._apply(fn, recurse)  # type: ignore[misc]
+        if self.fixed is not None:
+            scale, zero_point = fn(self.fixed.scale), fn(self.fixed.zero_point)
+            self.fixed = Grid(scale, zero_point, self.fixed.low, self.fixed.high)
+        self.input_scale, self.output_scale = (
+            None if scale is None else fn(scale) for scale in (self.input_scale, self.output_scale)
+        )
+        return result
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """A pinned grid is part of the state, as `weight_scale` and `weight_zero_point` [O]."""

@@ -20,8 +20,8 @@ from core.spec import FastConfig
 from core.synthesis.distill import BATCH, BRIEF, distill
 
 _ON_NOISE = (
-    "No batch-normalization statistics to distill images from: noise with the spectrum of natural "
-    "images was used."
+    "Images were not distilled (no batch-normalization statistics, or no iterations): noise with the "
+    "spectrum of natural images was used."
 )
 
 
@@ -49,7 +49,8 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
             student,
             result.images.to(context.device),
             rounding=rounding,
-            check=lambda: context.step(next(steps), distilling + operators, {}),
+            check=context.check,
+            progress=lambda: context.step(next(steps), distilling + operators, {}),
         )
     return Summary(
         iterations=iterations,

@@ -55,6 +55,7 @@ from core.methods.training import Losses, train
 from core.spec import GdfqConfig, GdfqSettings
 from core.synthesis.conditional import ClassNoise, build
 from core.synthesis.distill import frozen
+from core.synthesis.frame import place_images
 from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
 
@@ -132,6 +133,7 @@ class Lesson(Halving):
         kind, eps = settings.generator, settings.generator_eps
         generator = build(image_shape(teacher), self.classes, settings.latent_dim, kind, eps)
         self.generator = generator.to(context.device)
+        place_images(self.generator, teacher)
         self.student_optimizer = student_optimizer(
             student,
             settings.optimizer,

@@ -53,15 +53,20 @@ def solve(
     images: Tensor,
     *,
     rounding: Rounding = "gptq",
+    equalize: bool = True,
     check: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Sets the student's ranges, weights and biases in place, from `images` [N, C, H, W] on its device.
 
     The student is fresh: folded, with the teacher's weights. Its weights' grids are pinned afterwards.
-    `check` is called at every operator. Raises Diverged when a tensor holds values that are not finite.
+    Without `equalize` every channel inside stays in the teacher's scale. `progress` is called at every
+    operator, `check` there and within long ones; both may raise to stop. Raises Diverged when a tensor
+    holds values that are not finite.
     """
     student.eval()
-    _Lockstep(student.graph, rounding, check).run(images.contiguous(memory_format=torch.channels_last))
+    walk = _Lockstep(student.graph, rounding, equalize, check, progress)
+    walk.run(images.contiguous(memory_format=torch.channels_last))
 
 
 def default_rounding(student: Student) -> Rounding:
@@ -74,13 +79,22 @@ def default_rounding(student: Student) -> Rounding:
 
 
 class _Lockstep(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, rounding: Rounding, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        rounding: Rounding,
+        equalize: bool,
+        check: Callable[[], None],
+        progress: Callable[[], None],
+    ) -> None:
         super().__init__(graph)
-        self.graph_module, self.rounding, self.check = graph, rounding, check
+        self.graph_module, self.rounding, self.equalize = graph, rounding, equalize
+        self.check, self.progress = check, progress
         self.teachers: dict[Layer, tuple[Tensor, Tensor | None]] = {}  # weight and bias, once solved
 
     def run_node(self, n: fx.Node) -> Any:
         self.check()
+        self.progress()
         if n.op in ("placeholder", "get_attr"):
             value = super().run_node(n)
             return Pair(value, value)
@@ -108,7 +122,8 @@ class _Lockstep(fx.Interpreter):
         self, node: fx.Node, quantizer: ActivationQuantizer, x: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The quantizer's inputs with their channels rescaled, where that is possible."""
-        around = None if quantizer.bits == 8 else layers_around(self.graph_module, node)
+        possible = self.equalize and quantizer.bits < 8
+        around = layers_around(self.graph_module, node) if possible else None
         if around is None or not bool(y.isfinite().all()):
             return x, y
         (reader,) = self.readers(node, y)

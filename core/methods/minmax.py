@@ -19,7 +19,9 @@ from core.methods.calibrate import calibrate
 from core.spec import MinMaxConfig
 from core.synthesis.distill import distill
 
-_ON_NOISE = "The network keeps no batch-normalization statistics: Gaussian images were used."
+_ON_NOISE = (
+    "Images were not distilled (no batch-normalization statistics, or no iterations): they are Gaussian."
+)
 
 
 def run(teacher: fx.GraphModule, student: Student, config: MinMaxConfig, context: RunContext) -> Summary:

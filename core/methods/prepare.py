@@ -40,14 +40,15 @@ def prepare(
     context: RunContext,
     *,
     start: Start,
+    equalize: bool = True,
     images: int = 0,
     later_steps: int = 0,
 ) -> Prepared:
     """Makes the student what training starts from, on `images` distilled images or more.
 
     `fast`: that method's answer, its grids pinned. `nearest`: ranges of least rounding error and weights
-    on their min-max grids. Takes at most half of the share for synthesis; the caller will report
-    `later_steps` more steps in the same phase. Raises Diverged.
+    on their min-max grids. `equalize` as in `core.methods.layerwise`. The images take at most half of the
+    share for synthesis; the caller will report `later_steps` more steps in the same phase. Raises Diverged.
     """
     result = distill(
         teacher,
@@ -62,7 +63,8 @@ def prepare(
     some = result.images[:_IMAGES]
     if start == "fast":
         rounding = layerwise.default_rounding(student)
-        layerwise.solve(student, some.to(context.device), rounding=rounding, check=context.check)
+        some = some.to(context.device)
+        layerwise.solve(student, some, rounding=rounding, equalize=equalize, check=context.check)
     else:
         calibrate(student, some, context, MinError)
     if result.first_loss is None:

@@ -54,6 +54,7 @@ from core.networks.fold_bn import fold_bn, names_after_folding
 from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
 from core.synthesis.distill import frozen
+from core.synthesis.frame import place_images
 from core.synthesis.generators import Generator, LatentNoise
 from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
@@ -77,7 +78,9 @@ def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: R
             before = 0
             if settings.ranges != "widening":
                 start, later = settings.start, settings.warmup_iterations
-                prepared = prepare(teacher, student, clock, context, start=start, later_steps=later)
+                prepared = prepare(  # features are compared, so channels stay in the teacher's scale
+                    teacher, student, clock, context, start=start, equalize=False, later_steps=later
+                )
                 before = prepared.steps
                 notes.extend(prepared.notes)
             game = Game(teacher, student, statistics, settings, context)
@@ -130,6 +133,7 @@ class Game(Halving):
         self.run_student = student.with_outputs(stages)
         self.discrepancy = DISCREPANCIES[settings.discrepancy] if stages else None
         self.generator = Generator(image_shape(teacher), settings.latent_dim).to(context.device)
+        place_images(self.generator, teacher)
         random = torch.Generator().manual_seed(context.seed)
         self.noise = LatentNoise(settings.latent_dim, context.device, random)
         self.weights, _ = parameters_in_groups(student)

@@ -36,7 +36,7 @@ from core.synthesis.distill import BRIEF, DEFAULT, ORIGINAL, distill
 _RECIPES = {"spectrum": BRIEF, "batch": DEFAULT, "original": ORIGINAL}
 _OBSERVERS = {"error": MinError, "minmax": MinMax}
 
-_ON_NOISE = "No batch-normalization statistics to distill images from: noise was used."
+_ON_NOISE = "Images were not distilled (no batch-normalization statistics, or no iterations): noise was used."
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context: RunContext) -> Summary:

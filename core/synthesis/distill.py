@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from core.context import RunContext
 from core.memory import within_memory
+from core.synthesis.frame import Frame, frame_of
 from core.synthesis.precision import reduced_precision
 from core.synthesis.spectrum import Spectrum
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
@@ -109,11 +110,13 @@ def distill(
     """
     random = random or torch.Generator().manual_seed(context.seed)
     noise = torch.randn(images, *shape, generator=random) * recipe.initial_std
+    frame = frame_of(network)
     notes: list[str] = []
     done: list[_Batch] = []
     with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
-            return Distilled(Spectrum(noise)().detach() if recipe.spectrum else noise / recipe.initial_std)
+            made = Spectrum(noise)().detach() if recipe.spectrum else noise / recipe.initial_std
+            return Distilled(made if frame is None else frame.place(made))
         left = _Noise(noise, batch_size, statistics)
 
         def is_enough(step: int, distance: float) -> bool:
@@ -123,7 +126,7 @@ def distill(
 
         def next_batch() -> _Batch:
             start = left.batches[0].to(context.device)
-            return _optimize(start, network, statistics, recipe, iterations, is_enough)
+            return _optimize(start, network, frame, statistics, recipe, iterations, is_enough)
 
         while left.batches and not (done and enough()):
             done.append(within_memory(left, notes, next_batch))
@@ -161,6 +164,7 @@ class _Batch(NamedTuple):
 def _optimize(
     start: Tensor,
     network: nn.Module,
+    frame: Frame | None,
     statistics: BatchNormStatistics,
     recipe: Recipe,
     iterations: int,
@@ -172,7 +176,7 @@ def _optimize(
     fall = _schedule(recipe, optimizer, iterations)
     distances: list[float] = []
     for step in range(iterations):
-        loss, distance = _objective(network, canvas(), statistics)
+        loss, distance = _objective(network, frame, canvas(), statistics)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -181,8 +185,10 @@ def _optimize(
         if is_enough(step + 1, distances[-1]):
             break
     with torch.no_grad():
-        x_NCHW = canvas().detach()
-        return _Batch(x_NCHW.cpu(), distances[0], _objective(network, x_NCHW, statistics)[1].item())
+        u_NCHW = canvas().detach()
+        last = _objective(network, frame, u_NCHW, statistics)[1].item()
+        x_NCHW = u_NCHW if frame is None else frame.place(u_NCHW)
+        return _Batch(x_NCHW.cpu(), distances[0], last)
 
 
 def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int) -> Callable[[Tensor], None]:
@@ -194,16 +200,18 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int)
     return lambda loss: cosine.step()
 
 
-def _objective(network: nn.Module, x_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
+def _objective(
+    network: nn.Module, frame: Frame | None, u_NCHW: Tensor, statistics: BatchNormStatistics
+) -> tuple[Tensor, Tensor]:
     """(What the images minimize, the distance of their statistics)."""
-    with reduced_precision(network, x_NCHW.device):
-        network(x_NCHW)
+    with reduced_precision(network, u_NCHW.device):
+        network(u_NCHW if frame is None else frame.place(u_NCHW))
     distance = statistics.loss()
     assert distance is not None
     if statistics.measure == "image":  # ZeroQ's sum over layers, the input being one of them
-        zeros_C = x_NCHW.new_zeros(x_NCHW.shape[1])
-        return distance * statistics.layers + image_distance(x_NCHW, zeros_C, zeros_C + 1), distance
-    mean_C, var_C = channel_moments(x_NCHW)
+        zeros_C = u_NCHW.new_zeros(u_NCHW.shape[1])
+        return distance * statistics.layers + image_distance(u_NCHW, zeros_C, zeros_C + 1), distance
+    mean_C, var_C = channel_moments(u_NCHW)
     std_C = (var_C + 1e-5).sqrt()
     return distance + mean_C.square().mean() + F.mse_loss(std_C, torch.ones_like(std_C)), distance
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LARGEST = 3.0  # ImageNet's reach -2.1 and 2.6, CIFAR-10's and MNIST's 2.8
+from core.synthesis.frame import LARGEST
 
 
 class Spectrum(nn.Module):
     """Images of about zero mean and unit variance, all together, made of white `noise` [N, C, H, W].
 
-    No value is beyond ±`LARGEST`.
+    No value is beyond ±`LARGEST` (`core.synthesis.frame`).
     """
 
     amplitude: Tensor

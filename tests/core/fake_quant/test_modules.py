@@ -233,3 +233,13 @@ def test_a_pinned_grid_is_part_of_the_state() -> None:
     live = {name: state[name] for name in ("weight", "bias")}
     layers[1].load_state_dict(live)
     assert layers[1].fixed is None and layers[1].state_dict().keys() == live.keys()
+
+
+def test_a_pinned_grid_and_the_scales_move_with_the_weight() -> None:
+    layer = QuantConv2d.of(nn.Conv2d(3, 5, 3), 3)
+    layer.fix_grid(layer.grid())
+    layer.input_scale, layer.output_scale = torch.ones(5), torch.ones(5)
+    moved = nn.Sequential(layer).to("meta")[0]
+    assert isinstance(moved, QuantConv2d) and moved.fixed is not None
+    for tensor in (moved.fixed.scale, moved.fixed.zero_point, moved.input_scale, moved.output_scale):
+        assert tensor is not None and tensor.device.type == "meta"

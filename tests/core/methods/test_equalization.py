@@ -154,3 +154,36 @@ def test_the_student_gets_closer_to_its_teacher(ceiling: float, monkeypatch: pyt
 def test_only_depthwise_readers_that_run_once_are_equalized(name: str) -> None:
     graph = build_student(small.teacher(name), BitSpec.parse("w4a4")).graph
     assert all(at(graph, node) is None for node in graph.graph.nodes)
+
+
+def test_nothing_is_scaled_where_features_are_compared() -> None:
+    student = build_student(block(6.0), BitSpec.parse("w4a4"))
+    layerwise.solve(student, images(8, 3), rounding="squant", equalize=False)
+    assert all(layer.output_scale is None for layer in student.layers().values())
+    student = build_student(block(6.0), BitSpec.parse("w4a4"))
+    layerwise.solve(student, images(8, 3), rounding="squant")
+    assert between(student)[1].output_scale is not None
+
+
+def test_every_kernel_of_a_channel_is_divided() -> None:
+    """Several kernels read a channel where the depth multiplier is above 1."""
+    before = QuantConv2d.of(nn.Conv2d(3, 4, 1), 4)
+    behind = QuantConv2d.of(nn.Conv2d(4, 8, 3, groups=4), 4)
+    x, s_C = torch.randn(2, 3, 6, 6), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    wanted = F.conv2d(F.conv2d(x, before.weight, before.bias), behind.weight, behind.bias, groups=4)
+    rescale(before, behind, s_C)
+    found = F.conv2d(F.conv2d(x, before.weight, before.bias), behind.weight, behind.bias, groups=4)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+class Twice(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.clip(self.depthwise(self.clip(self.expand(x))))
+        x = self.clip(self.depthwise(x))
+        return self.head(self.project(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_depthwise_layer_that_runs_twice_is_left_alone() -> None:
+    torch.manual_seed(0)
+    graph = build_student(trace(Twice(6.0), (3, 12, 12)), BitSpec.parse("w4a4")).graph
+    assert all(at(graph, node) is None for node in graph.graph.nodes)

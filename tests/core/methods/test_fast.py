@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from core.context import RunContext
+from core.context import Progress, RunContext
 from core.errors import Canceled, Diverged
 from core.export.onnx import export_student
 from core.export.parity import compare
@@ -209,3 +209,16 @@ def test_rows_times_columns_are_what_the_layer_computes(options: dict[str, Any])
     product_GON = rows(quantized, layer.weight) @ columns(quantized, x, 10**6)
     wanted_NOHW = layer(x)
     assert torch.allclose(product_GON.flatten(0, 1), wanted_NOHW.transpose(0, 1).flatten(1), atol=1e-5)
+
+
+def test_progress_ends_with_the_pass(classifier: fx.GraphModule, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    student = build_student(classifier, BitSpec.parse("w4a4"))
+    fast.run(
+        classifier,
+        student,
+        FastConfig(images=16, iterations=3),
+        context(tmp_path, emit=seen.append, interval=0.0),
+    )
+    steps = [each.step for each in seen if each.steps]
+    assert steps == sorted(set(steps)) and steps[-1] == seen[-1].steps

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.synthesis.spectrum import LARGEST, Spectrum
+from core.synthesis.frame import LARGEST
+from core.synthesis.spectrum import Spectrum
 
 
 def noise(*shape: int) -> torch.Tensor:
