@@ -5,7 +5,7 @@
 CIFAR-10 ResNet-20 from a folder of real checkpoints and images (see `artifacts.REAL`), biases of 32, 16, 12
 and 8 bits: points of top-1 below float32, of the ONNX file in ONNX Runtime. At 32 bits biases stand on the
 integer kernels' accumulator grid alone; fewer bits round them to a symmetric grid of their layer first.
-Writes benchmarks/bias_bits_<hardware>_<date>.md.
+Writes benchmarks/bias_bits_<method>_<hardware>_<date>.md.
 """
 
 from __future__ import annotations
@@ -66,13 +66,14 @@ def write(rows: list[list[str]], sets: list[str], arguments: argparse.Namespace)
     lines = [
         f"# Bits of biases: CIFAR-10 ResNet-20, {arguments.method}",
         "",
-        f"`python benchmarks/bias_bits.py --method {arguments.method}`, {platform.machine()}, "
-        f"{markdown.today()}. Points of top-1 below float32,",
+        f"`python benchmarks/bias_bits.py --method {arguments.method} --bits {' '.join(arguments.bits)} "
+        f"--seeds {' '.join(map(str, arguments.seeds))}`, {platform.machine()}, {markdown.today()}. Points of top-1 "
+        "below float32,",
         f"mean of seeds {', '.join(map(str, arguments.seeds))} and each of them, the files in ONNX Runtime.",
         "",
         *markdown.table(["bits", "bias bits", *sets], rows),
     ]
-    markdown.write(markdown.page("bias_bits", platform.machine()), lines)
+    markdown.write(markdown.page(f"bias_bits_{arguments.method}", platform.machine()), lines)
 
 
 if __name__ == "__main__":
