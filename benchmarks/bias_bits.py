@@ -67,8 +67,8 @@ def write(rows: list[list[str]], sets: list[str], arguments: argparse.Namespace)
         f"# Bits of biases: CIFAR-10 ResNet-20, {arguments.method}",
         "",
         f"`python benchmarks/bias_bits.py --method {arguments.method} --bits {' '.join(arguments.bits)} "
-        f"--seeds {' '.join(map(str, arguments.seeds))}`, {platform.machine()}, {markdown.today()}. Points of top-1 "
-        "below float32,",
+        f"--seeds {' '.join(map(str, arguments.seeds))}`, {platform.machine()}, {markdown.today()}. "
+        "Points of top-1 below float32,",
         f"mean of seeds {', '.join(map(str, arguments.seeds))} and each of them, the files in ONNX Runtime.",
         "",
         *markdown.table(["bits", "bias bits", *sets], rows),
