@@ -45,7 +45,7 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
             recipe=BRIEF,
             later_steps=operators,
         )
-        layerwise.solve(
+        notes = result.notes + layerwise.solve(
             student,
             result.images.to(context.device),
             rounding=rounding,
@@ -59,5 +59,5 @@ def run(teacher: fx.GraphModule, student: Student, config: FastConfig, context: 
         images=result.images,
         settings={"images": images, "iterations": iterations, "rounding": rounding},
         measures=result.measures,
-        notes=result.notes if result.measures else [_ON_NOISE],
+        notes=notes if result.measures else [_ON_NOISE, *notes],
     )

@@ -20,6 +20,7 @@ Shapes: as in `core.methods.layer_matrix`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from core.fake_quant.insert import Student
 from core.fake_quant.modules import ActivationQuantizer, QuantConv2d, QuantLinear
 from core.fake_quant.observers import MinError
 from core.fake_quant.placement import ceiling_of, clip_before, is_passthrough
+from core.memory import within_memory
 from core.methods.equalization import layers_around, rescale, scales
 from core.methods.layer_matrix import Layer, apply
 from core.methods.reader import Reader
@@ -56,17 +58,43 @@ def solve(
     equalize: bool = True,
     check: Callable[[], None] = lambda: None,
     progress: Callable[[], None] = lambda: None,
-) -> None:
+) -> list[str]:
     """Sets the student's ranges, weights and biases in place, from `images` [N, C, H, W] on its device.
 
     The student is fresh: folded, with the teacher's weights. Its weights' grids are pinned afterwards.
     Without `equalize` every channel inside stays in the teacher's scale. `progress` is called at every
-    operator, `check` there and within long ones; both may raise to stop. Raises Diverged when a tensor
-    holds values that are not finite.
+    operator, `check` there and within long ones; both may raise to stop. Where memory runs out the pass
+    begins anew with half the images; the notes returned say so. Raises Diverged when a tensor holds values
+    that are not finite.
     """
     student.eval()
-    walk = _Lockstep(student.graph, rounding, equalize, check, progress)
-    walk.run(images.contiguous(memory_format=torch.channels_last))
+    fresh, left, notes = deepcopy(student.state_dict()), _Images(images), list[str]()
+
+    def run() -> None:
+        walk = _Lockstep(student.graph, rounding, equalize, check, progress)
+        walk.run(left.images.contiguous(memory_format=torch.channels_last))
+
+    def restart() -> None:
+        for layer in student.layers().values():
+            layer.input_scale = layer.output_scale = None
+        student.load_state_dict(fresh)
+        run()
+
+    within_memory(left, notes, lambda: restart() if notes else run())
+    return notes
+
+
+class _Images:
+    """Those that the pass looks at."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def halve_batch(self) -> int | None:
+        if len(self.images) < 2:
+            return None
+        self.images = self.images[: len(self.images) // 2]
+        return len(self.images)
 
 
 def default_rounding(student: Student) -> Rounding:

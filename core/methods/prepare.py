@@ -60,13 +60,13 @@ def prepare(
         enough=lambda: clock.share() > SYNTHESIS_SHARE / 2,
         later_steps=later_steps,
     )
-    some = result.images[:_IMAGES]
+    some, notes = result.images[:_IMAGES], list(result.notes)
     if start == "fast":
         rounding = layerwise.default_rounding(student)
         some = some.to(context.device)
-        layerwise.solve(student, some, rounding=rounding, equalize=equalize, check=context.check)
+        notes += layerwise.solve(student, some, rounding=rounding, equalize=equalize, check=context.check)
     else:
         calibrate(student, some, context, MinError)
     if result.first_loss is None:
-        return Prepared(None, steps=0)
-    return Prepared(result.images, _ITERATIONS * -(-len(result.images) // BATCH), result.notes)
+        return Prepared(None, 0, notes)
+    return Prepared(result.images, _ITERATIONS * -(-len(result.images) // BATCH), notes)

@@ -56,7 +56,7 @@ def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context:
         )
         if settings.ranges == "outputs":
             images = result.images.to(context.device)
-            layerwise.solve(student, images, rounding="nearest", check=context.check)
+            result.notes.extend(layerwise.solve(student, images, rounding="nearest", check=context.check))
         else:
             calibrate(student, result.images, context, _OBSERVERS[settings.ranges])
     return Summary(
@@ -66,5 +66,5 @@ def run(teacher: fx.GraphModule, student: Student, config: ZeroqConfig, context:
         images=result.images,
         settings=asdict(settings),
         measures=result.measures,
-        notes=result.notes if result.measures else [_ON_NOISE],
+        notes=result.notes if result.measures else [_ON_NOISE, *result.notes],
     )

@@ -222,3 +222,25 @@ def test_progress_ends_with_the_pass(classifier: fx.GraphModule, tmp_path: Path)
     )
     steps = [each.step for each in seen if each.steps]
     assert steps == sorted(set(steps)) and steps[-1] == seen[-1].steps
+
+
+def test_without_memory_the_pass_begins_anew_with_half_the_images(
+    classifier: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = smooth_images(12, seed=3)
+    wanted = build_student(classifier, BitSpec.parse("w4a4"))
+    assert layerwise.solve(wanted, images[:6]) == []
+    find, calls = layerwise.find_weight, iter(range(100))
+
+    def fails_once(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        find(*arguments)
+
+    monkeypatch.setattr(layerwise, "find_weight", fails_once)
+    student = build_student(classifier, BitSpec.parse("w4a4"))
+    (note,) = layerwise.solve(student, images)
+    assert "6 images" in note
+    found, expected = student.state_dict(), wanted.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
