@@ -187,3 +187,54 @@ def test_a_depthwise_layer_that_runs_twice_is_left_alone() -> None:
     torch.manual_seed(0)
     graph = build_student(trace(Twice(6.0), (3, 12, 12)), BitSpec.parse("w4a4")).graph
     assert all(at(graph, node) is None for node in graph.graph.nodes)
+
+
+def test_channels_that_are_always_zero_are_scaled_within_bounds() -> None:
+    student = build_student(block(6.0), BitSpec.parse("w4a6"))
+    node, _, behind = between(student)
+    quantizer = module_of(student.graph, node)
+    assert isinstance(quantizer, ActivationQuantizer)
+    x = torch.rand(4, 16, 12, 12, generator=torch.Generator().manual_seed(2))
+    x[:, 3] = 0
+    assert scales(quantizer, Reader.of(behind, x, 6.0), x, RATIOS)[3] == 4
+    assert (scales(quantizer, Reader.of(behind, 0 * x, 6.0), 0 * x, RATIOS) == 1).all()
+
+
+def test_at_8_bits_nothing_is_scaled() -> None:
+    student = build_student(block(6.0), BitSpec.parse("w4a8"))
+    layerwise.solve(student, images(8, 3), rounding="squant")
+    assert all(layer.output_scale is None for layer in student.layers().values())
+
+
+@torch.no_grad()
+def test_scaled_values_end_where_the_relu6_cuts_them() -> None:
+    """The student that the pass sees is the one that will run."""
+    student = build_student(block(6.0), BitSpec.parse("w8a6"))
+    seen: list[Tensor] = []
+    node = between(student)[0]
+    quantizer = module_of(student.graph, node)
+    assert isinstance(quantizer, ActivationQuantizer)
+    quantizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    x = 8 * images(8, 3)
+    layerwise.solve(student, x, rounding="nearest")
+    student(x)
+    assert torch.allclose(seen[0], seen[1], atol=0.2) and seen[1].max() <= 6
+
+
+class Forked(Block):
+    """Two depthwise convolutions read the same tensor."""
+
+    def __init__(self, ceiling: float) -> None:
+        super().__init__(ceiling)
+        self.other = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        expanded = self.clip(self.expand(x))
+        x = self.clip(self.depthwise(expanded)) + self.clip(self.other(expanded))
+        return self.head(self.project(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_tensor_that_others_read_too_is_left_alone() -> None:
+    torch.manual_seed(0)
+    graph = build_student(trace(Forked(6.0), (3, 12, 12)), BitSpec.parse("w4a4")).graph
+    assert all(at(graph, node) is None for node in graph.graph.nodes)
