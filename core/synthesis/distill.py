@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from core.context import RunContext
 from core.memory import within_memory
-from core.synthesis.frame import Frame, frame_of
+from core.synthesis.frame import placed
 from core.synthesis.precision import reduced_precision
 from core.synthesis.spectrum import Spectrum
 from core.synthesis.statistics import BatchNormStatistics, Measure, channel_moments, image_distance
@@ -110,13 +110,12 @@ def distill(
     """
     random = random or torch.Generator().manual_seed(context.seed)
     noise = torch.randn(images, *shape, generator=random) * recipe.initial_std
-    frame = frame_of(network)
     notes: list[str] = []
     done: list[_Batch] = []
     with frozen(network), BatchNormStatistics(network, recipe.measure) as statistics:
         if statistics.layers == 0 or iterations == 0:
             made = Spectrum(noise)().detach() if recipe.spectrum else noise / recipe.initial_std
-            return Distilled(made if frame is None else frame.place(made))
+            return Distilled(placed(network, made))
         left = _Noise(noise, batch_size, statistics)
 
         def is_enough(step: int, distance: float) -> bool:
@@ -126,7 +125,7 @@ def distill(
 
         def next_batch() -> _Batch:
             start = left.batches[0].to(context.device)
-            return _optimize(start, network, frame, statistics, recipe, iterations, is_enough)
+            return _optimize(start, network, statistics, recipe, iterations, is_enough)
 
         while left.batches and not (done and enough()):
             done.append(within_memory(left, notes, next_batch))
@@ -164,7 +163,6 @@ class _Batch(NamedTuple):
 def _optimize(
     start: Tensor,
     network: nn.Module,
-    frame: Frame | None,
     statistics: BatchNormStatistics,
     recipe: Recipe,
     iterations: int,
@@ -176,7 +174,7 @@ def _optimize(
     fall = _schedule(recipe, optimizer, iterations)
     distances: list[float] = []
     for step in range(iterations):
-        loss, distance = _objective(network, frame, canvas(), statistics)
+        loss, distance = _objective(network, canvas(), statistics)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -186,9 +184,8 @@ def _optimize(
             break
     with torch.no_grad():
         u_NCHW = canvas().detach()
-        last = _objective(network, frame, u_NCHW, statistics)[1].item()
-        x_NCHW = u_NCHW if frame is None else frame.place(u_NCHW)
-        return _Batch(x_NCHW.cpu(), distances[0], last)
+        last = _objective(network, u_NCHW, statistics)[1].item()
+        return _Batch(placed(network, u_NCHW).cpu(), distances[0], last)
 
 
 def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int) -> Callable[[Tensor], None]:
@@ -200,12 +197,10 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, iterations: int)
     return lambda loss: cosine.step()
 
 
-def _objective(
-    network: nn.Module, frame: Frame | None, u_NCHW: Tensor, statistics: BatchNormStatistics
-) -> tuple[Tensor, Tensor]:
+def _objective(network: nn.Module, u_NCHW: Tensor, statistics: BatchNormStatistics) -> tuple[Tensor, Tensor]:
     """(What the images minimize, the distance of their statistics)."""
     with reduced_precision(network, u_NCHW.device):
-        network(u_NCHW if frame is None else frame.place(u_NCHW))
+        network(placed(network, u_NCHW))
     distance = statistics.loss()
     assert distance is not None
     if statistics.measure == "image":  # ZeroQ's sum over layers, the input being one of them

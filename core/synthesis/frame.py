@@ -42,6 +42,12 @@ def frame_of(network: nn.Module) -> Frame | None:
     return Frame((low + high) / 2, (high - low) / 2 / LARGEST)
 
 
+def placed(network: nn.Module, u_NCHW: Tensor) -> Tensor:
+    """What was made around 0, where the network's images lie."""
+    frame = frame_of(network)
+    return u_NCHW if frame is None else frame.place(u_NCHW)
+
+
 def place_images(generator: nn.Module, network: nn.Module) -> None:
     """What the generator makes from now on lies where the network's images do."""
     if (frame := frame_of(network)) is not None:
