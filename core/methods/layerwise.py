@@ -68,31 +68,29 @@ def solve(
     that are not finite.
     """
     student.eval()
-    fresh, left, notes = deepcopy(student.state_dict()), _Images(images), list[str]()
+    start, notes = _Start(student, images), list[str]()
 
     def run() -> None:
         walk = _Lockstep(student.graph, rounding, equalize, check, progress)
-        walk.run(left.images.contiguous(memory_format=torch.channels_last))
+        walk.run(start.images.contiguous(memory_format=torch.channels_last))
 
-    def restart() -> None:
-        for layer in student.layers().values():
-            layer.input_scale = layer.output_scale = None
-        student.load_state_dict(fresh)
-        run()
-
-    within_memory(left, notes, lambda: restart() if notes else run())
+    within_memory(start, notes, run)
     return notes
 
 
-class _Images:
-    """Those that the pass looks at."""
+class _Start:
+    """What the pass begins with: the images, and the student as it was."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, student: Student, images: Tensor) -> None:
+        self.student, self.images = student, images
+        self._state = deepcopy(student.state_dict())
 
     def halve_batch(self) -> int | None:
         if len(self.images) < 2:
             return None
+        for layer in self.student.layers().values():
+            layer.input_scale = layer.output_scale = None
+        self.student.load_state_dict(self._state)
         self.images = self.images[: len(self.images) // 2]
         return len(self.images)
 
