@@ -42,7 +42,7 @@ def columns(layer: Layer, x: Tensor, samples: int) -> Tensor:
     if isinstance(layer, QuantLinear):
         inputs = x.reshape(-1, x.shape[-1])
         return inputs[_drawn(len(inputs), samples).to(x.device)].T[None].contiguous()
-    pixels_NHWC = _padded(layer, x).permute(0, 2, 3, 1)
+    pixels_NHWC = F.pad(x, layer._reversed_padding_repeated_twice).permute(0, 2, 3, 1)
     images, height, width, channels = pixels_NHWC.shape
     first_row, first_column = (_starts(layer, size, axis) for axis, size in enumerate((height, width)))
     drawn = _drawn(images * len(first_row) * len(first_column), samples)
@@ -67,8 +67,3 @@ def _drawn(count: int, samples: int) -> Tensor:
     if count <= samples:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:samples].sort().values
-
-
-def _padded(layer: QuantConv2d, images: Tensor) -> Tensor:
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(images, layer._reversed_padding_repeated_twice, mode=mode)
