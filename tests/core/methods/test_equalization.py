@@ -69,6 +69,20 @@ def at(graph: fx.GraphModule, node: fx.Node) -> tuple[QuantConv2d, QuantConv2d] 
     return layers_around(graph, node) if is_quantizer else None
 
 
+def expanded() -> Tensor:
+    """What the depthwise convolution might read."""
+    return torch.rand(4, 16, 12, 12, generator=torch.Generator().manual_seed(2))
+
+
+def scales_for(x: Tensor) -> Tensor:
+    """s_C where the depthwise convolution of the block reads x through 6 bits."""
+    student = build_student(block(6.0), BitSpec.parse("w4a6"))
+    node, _, behind = between(student)
+    quantizer = module_of(student.graph, node)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return scales(quantizer, Reader.of(behind, x, 6.0), x, RATIOS)
+
+
 def float_forward(student: Student, x: Tensor) -> Tensor:
     """With the student's weights as they are, nothing rounded."""
     for quantizer in student.activation_quantizers().values():
@@ -120,13 +134,8 @@ def test_codes_of_a_pinned_weight_stay_the_same() -> None:
 
 def test_each_channel_uses_the_range_of_the_widest() -> None:
     """As far as 4 times as large a scale reaches."""
-    student = build_student(block(6.0), BitSpec.parse("w4a6"))
-    node, _, behind = between(student)
-    quantizer = module_of(student.graph, node)
-    assert isinstance(quantizer, ActivationQuantizer)
-    x = torch.rand(4, 16, 12, 12, generator=torch.Generator().manual_seed(2))
-    x = x * torch.linspace(0.5, 5, 16).view(-1, 1, 1)
-    s_C = scales(quantizer, Reader.of(behind, x, 6.0), x, RATIOS)
+    x = expanded() * torch.linspace(0.5, 5, 16).view(-1, 1, 1)
+    s_C = scales_for(x)
     assert (s_C >= 1).all() and (s_C == 1).any() and (s_C == 4).any()
     reached = (s_C.view(-1, 1, 1) * x).amax((0, 2, 3))
     assert torch.allclose(reached[s_C < 4], x.amax(), rtol=0.05)
@@ -135,17 +144,15 @@ def test_each_channel_uses_the_range_of_the_widest() -> None:
 
 @pytest.mark.parametrize("ceiling", [float("inf"), 6.0])
 @torch.no_grad()
-def test_the_student_gets_closer_to_its_teacher(ceiling: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_student_gets_closer_to_its_teacher(ceiling: float) -> None:
     """Where nothing but the tensor before the depthwise convolution is rounded to few bits."""
     teacher, errors = block(ceiling), []
     for equalizes in (True, False):
-        if not equalizes:
-            monkeypatch.setattr(layerwise, "layers_around", lambda graph, node: None)
         student = build_student(teacher, BitSpec.parse("w8a4"))
         node = between(student)[0]
         for quantizer in student.activation_quantizers().values():
             quantizer.enabled = quantizer is module_of(student.graph, node)
-        layerwise.solve(student, images(32, 3), rounding="squant")
+        layerwise.solve(student, images(32, 3), rounding="squant", equalize=equalizes)
         errors.append(float((student(images(64, 4)) - teacher(images(64, 4))).square().mean()))
     assert errors[0] < 0.6 * errors[1]
 
@@ -190,14 +197,10 @@ def test_a_depthwise_layer_that_runs_twice_is_left_alone() -> None:
 
 
 def test_channels_that_are_always_zero_are_scaled_within_bounds() -> None:
-    student = build_student(block(6.0), BitSpec.parse("w4a6"))
-    node, _, behind = between(student)
-    quantizer = module_of(student.graph, node)
-    assert isinstance(quantizer, ActivationQuantizer)
-    x = torch.rand(4, 16, 12, 12, generator=torch.Generator().manual_seed(2))
+    x = expanded()
     x[:, 3] = 0
-    assert scales(quantizer, Reader.of(behind, x, 6.0), x, RATIOS)[3] == 4
-    assert (scales(quantizer, Reader.of(behind, 0 * x, 6.0), 0 * x, RATIOS) == 1).all()
+    assert scales_for(x)[3] == 4
+    assert (scales_for(0 * x) == 1).all()
 
 
 def test_at_8_bits_nothing_is_scaled() -> None:
