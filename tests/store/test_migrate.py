@@ -11,6 +11,7 @@ from sqlalchemy import inspect
 from store.database import Database
 from store.migrate import alembic_config, upgrade
 from store.tables import Base
+from tests.store.rows import queued_job
 
 
 def test_migrations_make_exactly_the_tables(database: Database) -> None:
@@ -40,3 +41,16 @@ def test_processes_that_start_together_may_all_upgrade(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(upgrade, url) for _ in range(4)]:
             done.result()
+
+
+def test_going_back_one_step_and_forward_again_keeps_the_rows(database: Database, database_url: str) -> None:
+    job = queued_job(database)
+    config = alembic_config()
+    with database.writing_engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    upgrade(database_url)
+    with database.read() as work:
+        found = work.jobs.get(job)
+        assert found is not None and found.device == "any"
+        assert [event.kind for event in work.jobs.events(job)] == ["status"]
