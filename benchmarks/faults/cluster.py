@@ -29,6 +29,8 @@ SETTINGS = {
     "ZSQ_LEASE_SECONDS": "6",
     "ZSQ_HEARTBEAT_SECONDS": "1",
     "ZSQ_SWEEP_SECONDS": "1",
+    "ZSQ_COLLECT_SECONDS": "2",
+    "ZSQ_COLLECT_GRACE_SECONDS": "5",
     "ZSQ_TORCH_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -53,6 +55,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="zsq-cluster-"))
         self._launcher = ThreadPoolExecutor(1, "launcher")
         self._env = _clean_environment() | SETTINGS | dict(settings or {})
+        self.heartbeat_seconds = float(self._env["ZSQ_HEARTBEAT_SECONDS"])
         self.postgres: Postgres | None = None
         self.s3: Process | None = None
         self.apis: list[Process] = []

@@ -84,7 +84,6 @@ class Matrix:
 
     def hit(self, target: str, phase: str) -> Hit:
         """Raises Missed."""
-        victim: Callable[[], datetime]
         if phase == "validating":
             job, others = self._submit_unseen(), []
         elif phase == "queued":

@@ -1,10 +1,9 @@
-"""One process of the stack: started, signalled, killed, started again; nothing that it starts is overlooked."""
+"""One process of the stack: started, killed, frozen, started again; what it has started is known."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -111,9 +110,6 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
         return members
-
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
 
     def last_words(self, lines: int = 30) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -56,12 +56,12 @@ class Records:
                 time.sleep(0.05)
 
     def job(self, id: str) -> Row[Any]:
-        columns = (Job.status, Job.phase, Job.attempt, Job.worker, Job.error, Job.fence, Job.updated_at)
+        columns = (Job.status, Job.phase, Job.attempt, Job.worker, Job.error, Job.progress)
         (row,) = self._rows(select(*columns).where(Job.id == id))
         return row
 
     def whole_job(self, id: str) -> dict[str, Any]:
-        """Every column of the row, its events and its artifacts: equal before and after, or something wrote."""
+        """The row, its events and its artifacts: equal before and after, or something wrote."""
         (row,) = self._rows(select(Job.__table__).where(Job.id == id))
         artifacts = self._rows(
             select(Artifact.__table__).where(Artifact.job_id == id).order_by(Artifact.name)
@@ -87,7 +87,7 @@ class Records:
     def artifacts(self, job_id: str) -> dict[str, str]:
         """Name -> sha256."""
         query = select(Artifact.name, Artifact.blob_sha256).where(Artifact.job_id == job_id)
-        return {name: sha256 for name, sha256 in self._rows(query)}
+        return {row.name: row.blob_sha256 for row in self._rows(query)}
 
     def named_blobs(self) -> set[str]:
         """What rows refer to."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -76,8 +76,6 @@ def valkey(folder: Path, launcher: ThreadPoolExecutor) -> tuple[Process, str]:
 
 def s3(folder: Path, launcher: ThreadPoolExecutor) -> tuple[Process, Mapping[str, str]]:
     """moto's S3 server over HTTP, with an empty bucket, and the environment that leads there."""
-    import boto3
-
     port = free_port()
     server = Process(
         "s3", [sys.executable, "-m", "moto.server", "-p", str(port)], os.environ, folder, launcher
@@ -94,7 +92,7 @@ def s3(folder: Path, launcher: ThreadPoolExecutor) -> tuple[Process, Mapping[str
     return server, env
 
 
-def s3_client(env: Mapping[str, str]):  # noqa: ANN201 (boto3 has no types)
+def s3_client(env: Mapping[str, str]) -> Any:
     import boto3
 
     return boto3.client(
