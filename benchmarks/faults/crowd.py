@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from faults import claims, work
 from faults.callers import Caller
@@ -117,7 +118,7 @@ def _kill_in_turns(cluster: Cluster, crowd: Crowd, every: float, done: threading
         crowd.kills += 1
 
 
-def _count(crowd: Crowd, cluster: Cluster, ids: dict[int, str], made: dict[str, object]) -> None:
+def _count(crowd: Crowd, cluster: Cluster, ids: dict[int, str], made: dict[str, Any]) -> None:
     records = cluster.records
     for id in made.keys() - ids.values():
         crowd.broken.append(f"nobody was told of {id}")
@@ -135,5 +136,5 @@ def _count(crowd: Crowd, cluster: Cluster, ids: dict[int, str], made: dict[str, 
     crowd.broken += claims.no_process_is_left(cluster)
 
 
-def _counted(counter: Counter[object]) -> str:
+def _counted(counter: Counter[Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counter.items(), key=str)) or "none"

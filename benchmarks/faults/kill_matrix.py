@@ -84,12 +84,13 @@ class Matrix:
 
     def hit(self, target: str, phase: str) -> Hit:
         """Raises Missed."""
+        others: list[str] = []
         if phase == "validating":
-            job, others = self._submit_unseen(), []
+            job = self._submit_unseen()
         elif phase == "queued":
             job, others = self._submit_behind_others()
         else:
-            job, others = self._caller.submit(self._job(phase)), []
+            job = self._caller.submit(self._job(phase))
         try:
             self._await(job, phase)
             killed_at, restart = self._kill(target, job, phase)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
@@ -20,6 +20,7 @@ JOB_SECONDS = 900.0
 # The API itself asks for this in `Retry-After`.
 POLITE_SECONDS = 1.0
 MOST_SLOWED = 1.15
+DATABASES: tuple[Literal["sqlite", "postgresql"], ...] = ("sqlite", "postgresql")
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ class Records:
 
     def events(self, job_id: str) -> list[Event]:
         query = select(JobEvent.at, JobEvent.kind, JobEvent.data).where(JobEvent.job_id == job_id)
-        return [Event(*row) for row in self._rows(query.order_by(JobEvent.id))]
+        return [Event(row.at, row.kind, row.data) for row in self._rows(query.order_by(JobEvent.id))]
 
     def artifacts(self, job_id: str) -> dict[str, str]:
         """Name -> sha256."""

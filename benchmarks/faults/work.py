@@ -38,7 +38,7 @@ def write_network(path: Path, fields: dict[str, str], seed: int) -> Path:
 
     torch.manual_seed(seed)
     channels = int(fields["input_shape"].partition(",")[0])
-    options = {} if channels == 3 else {"in_channels": channels}
+    options: dict[str, Any] = {} if channels == 3 else {"in_channels": channels}
     torch.save(build(fields["architecture"], num_classes=CLASSES, **options).state_dict(), path)
     return path
 
