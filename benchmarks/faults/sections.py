@@ -78,7 +78,8 @@ def sleeping(options: Namespace) -> Section:
     words = f"""\
 SIGSTOP to a worker and all its processes until its lease was taken and its job done by another one, then
 SIGCONT. Compared for a while with what was before: every column of the row, the events, the artifacts, the
-blobs that rows name. Then the worker gets other jobs. After collection, the store holds {_collected(orphans)}."""
+blobs that rows name. Then the worker gets other jobs. After collection, the store holds
+{_collected(orphans)}."""
     table = markdown.table(stale.COLUMNS, (each.row() for each in found))
     broken = [broken for each in found for broken in each.broken]
     return Section("Stale worker", words, table, broken + orphans)
@@ -119,7 +120,7 @@ def uploaded(options: Namespace) -> Section:
     found = upload.measure(mebibytes, repeats)
     words = f"""\
 {mebibytes} MiB an upload, {repeats} repeats in turns, by `benchmarks/upload.py`: one API process beside bare
-ASGI endpoints on the same server. The API also writes the file and syncs it to disk; the others keep nothing."""
+ASGI endpoints on the same server. The API also writes the file and syncs it to disk; they keep nothing."""
     return Section("Uploads", words, upload.table(found), upload.broken(found))
 
 
