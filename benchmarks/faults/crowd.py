@@ -52,7 +52,15 @@ class Crowd:
         ]
 
 
-def run(cluster: Cluster, inputs: work.Inputs, *, jobs: int, clients: int, every: float) -> Crowd:
+def run(
+    cluster: Cluster,
+    inputs: work.Inputs,
+    *,
+    jobs: int,
+    clients: int,
+    every: float,
+    most_kills: int | None = None,
+) -> Crowd:
     """`every`: seconds between two kills. Each client sends its share and waits for its end."""
     crowd, began = Crowd(jobs, clients), time.monotonic()
     before = {row.id for row in cluster.records.jobs()}
@@ -80,7 +88,7 @@ def run(cluster: Cluster, inputs: work.Inputs, *, jobs: int, clients: int, every
             with lock:
                 crowd.repeats += sum(caller.repeats for caller in callers)
 
-    killer = threading.Thread(target=lambda: _kill_in_turns(cluster, crowd, every, done), name="killer")
+    killer = threading.Thread(target=lambda: _kill_in_turns(cluster, crowd, every, most_kills, done))
     killer.start()
     try:
         with ThreadPoolExecutor(clients, "client") as pool:
@@ -104,10 +112,12 @@ def _send(callers: Sequence[Caller], inputs: work.Inputs, number: int) -> list[s
         return list(pool.map(lambda turn: callers[turn % len(callers)].submit(body, key), range(copies)))
 
 
-def _kill_in_turns(cluster: Cluster, crowd: Crowd, every: float, done: threading.Event) -> None:
+def _kill_in_turns(
+    cluster: Cluster, crowd: Crowd, every: float, most: int | None, done: threading.Event
+) -> None:
     """Each time the next worker that has a job: one that still starts has nothing to lose."""
     turns = itertools.cycle(cluster.workers)
-    while not done.wait(every):
+    while crowd.kills != most and not done.wait(every):
         worker = next(turns)
         while not worker.children():
             if done.wait(0.02):

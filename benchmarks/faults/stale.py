@@ -19,20 +19,27 @@ class Stale:
     phase: str
     attempts: int = 0
     asleep: float = 0.0
+    awake: float = 0.0
     broken: list[str] = field(default_factory=list)
 
     def row(self) -> list[object]:
         broken = "; ".join(self.broken) or "none"
-        return [self.phase, self.attempts, f"{self.asleep:.1f}", f"{AWAKE_SECONDS:g}", broken]
+        return [self.phase, self.attempts, f"{self.asleep:.1f}", f"{self.awake:g}", broken]
 
 
 COLUMNS = ["asleep since", "attempts", "s asleep", "s watched awake", "claims broken"]
 
 
-def run(cluster: Cluster, caller: Caller, inputs: work.Inputs, phase: str) -> Stale:
+def run(
+    cluster: Cluster,
+    caller: Caller,
+    inputs: work.Inputs,
+    phase: str,
+    awake_seconds: float = AWAKE_SECONDS,
+) -> Stale:
     """`phase`: training, where the child works, or publishing, where the worker itself does."""
     body = inputs.job(work.training(3)) if phase == "training" else inputs.job(work.SHORT, inputs.large)
-    found = Stale(phase)
+    found = Stale(phase, awake=awake_seconds)
     id = caller.submit(body)
     wait_for(lambda: cluster.records.job(id).phase == phase, JOB_SECONDS, f"{id} is {phase}", every=0.001)
     sleeper = cluster.worker_of(cluster.records.job(id).worker)
@@ -46,7 +53,7 @@ def run(cluster: Cluster, caller: Caller, inputs: work.Inputs, phase: str) -> St
         found.asleep = time.monotonic() - began
         thaw(asleep)
     # What it still had to say, it says within some heartbeats.
-    end = time.monotonic() + AWAKE_SECONDS
+    end = time.monotonic() + awake_seconds
     while time.monotonic() < end and not found.broken:
         found.broken += (
             [] if cluster.records.whole_job(id) == before else ["the row, its events or artifacts"]
