@@ -1,4 +1,4 @@
-"""The short form of `benchmarks/reliability.py`: faults on a zsq of real processes, and what must still hold."""
+"""The short form of `benchmarks/reliability.py`: faults on a zsq of real processes, and what still holds."""
 
 from __future__ import annotations
 
