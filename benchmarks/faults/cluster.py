@@ -154,6 +154,8 @@ class Cluster:
         """Stops everything, the clients of a server before the server."""
         if hasattr(self, "control"):
             for process in self.processes:
+                process.terminate()
+            for process in self.processes:
                 process.stop()
         if hasattr(self, "records"):
             self.records.close()

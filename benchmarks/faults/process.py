@@ -78,10 +78,15 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def stop(self, seconds: float = 15) -> None:
-        """Asks it to end; kills it, and whatever is left of it, when it does not."""
+    def terminate(self) -> None:
+        """Asks it to end; returns at once."""
         if self._process is not None:
             self._process.terminate()
+
+    def stop(self, seconds: float = 15) -> None:
+        """Asks it to end; kills it, and whatever is left of it, when it does not."""
+        self.terminate()
+        if self._process is not None:
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:

@@ -24,7 +24,9 @@ class World:
 
     def __init__(self, cluster: Any, caller: Any, folder: Path) -> None:
         self.cluster, self.caller = cluster, caller
-        self.inputs = importlib.import_module("faults.work").Inputs.upload(caller, folder, images=3000)
+        self.inputs = importlib.import_module("faults.work").Inputs.upload(
+            caller, folder, images=3000, large=False
+        )
 
 
 @pytest.fixture(scope="module")
