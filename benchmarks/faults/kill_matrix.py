@@ -14,6 +14,7 @@ from faults import claims, work
 from faults.callers import Caller
 from faults.cluster import Cluster
 from faults.process import wait_for
+from faults.records import Event
 
 PHASES = ("validating", "queued", "synthesizing", "training", "evaluating", "exporting", "publishing")
 TARGETS = ("child", "worker", "API", "Valkey", "PostgreSQL")
@@ -68,6 +69,7 @@ class Matrix:
     def __init__(self, cluster: Cluster, caller: Caller, inputs: work.Inputs) -> None:
         self._cluster, self._caller, self._inputs = cluster, caller, inputs
         self._records = cluster.records
+        self._unseen = ""
 
     def run(self, cells: Sequence[tuple[str, str]], hits: int) -> list[Cell]:
         found = []
@@ -105,7 +107,7 @@ class Matrix:
         except TimeoutError as error:
             return Hit("stuck", None, 0, END_SECONDS, [str(error), self._cluster.logs()])
         seconds = (datetime.now(UTC) - killed_at).total_seconds()
-        if not self._was_hit(target, job, phase, killed_at):
+        if not self._was_hit(target, phase, killed_at, job):
             raise Missed
         for id in (job, *others):
             broken += claims.broken_by(self._records, id)
@@ -133,7 +135,7 @@ class Matrix:
         seed = next(self._inputs.seeds)
         path = work.write_network(self._inputs.folder / "unseen.pt", work.SMALL_FIELDS, seed)
         checkpoint = self._caller.upload(path, work.SMALL_FIELDS)
-        self._pending = checkpoint
+        self._unseen = checkpoint
         return self._caller.submit(self._inputs.job(work.SHORT, checkpoint))
 
     def _submit_behind_others(self) -> tuple[str, list[str]]:
@@ -193,20 +195,21 @@ class Matrix:
         process.kill()
         return datetime.now(UTC), process.start
 
-    def _was_hit(self, target: str, job: str, phase: str, killed_at: datetime) -> bool:
-        """Whether the job was still in that phase when the kill took effect, by its own events.
-
-        For a child or worker: the attempt went no further. For the rest, which do not end an attempt:
-        the next event came after the kill.
-        """
+    def _was_hit(self, target: str, phase: str, killed_at: datetime, job: str) -> bool:
         if phase == "validating":
-            events = self._records.events(job)
-            begun = next((event for event in events if event.value == "running"), events[-1])
-            return begun.at > killed_at
-        events = self._records.events(job)
-        for event, after in zip(events, [*events[1:], None], strict=True):
-            if event.value == phase and event.at <= killed_at:
-                if target in ("child", "worker") and phase != "queued":
-                    return after is None or after.kind == "status"
-                return after is None or after.at > killed_at
-        return False
+            return self._records.decided_at(self._unseen) > killed_at
+        return was_hit(target, phase, killed_at, self._records.events(job))
+
+
+def was_hit(target: str, phase: str, killed_at: datetime, events: Sequence[Event]) -> bool:
+    """Whether the job was still in that phase when the kill took effect, by its own events.
+
+    An attempt whose child or worker was killed went no further. Any other kill ends no attempt: the next
+    event came after it.
+    """
+    for event, after in zip(events, [*events[1:], None], strict=True):
+        if event.value == phase and event.at <= killed_at:
+            if target in ("child", "worker") and phase != "queued":
+                return after is None or after.kind == "status"
+            return after is None or after.at > killed_at
+    return False

@@ -75,10 +75,11 @@ class Records:
     def jobs(self) -> Sequence[Row[Any]]:
         return self._rows(select(Job.id, Job.status, Job.attempt, Job.error, Job.worker).order_by(Job.id))
 
-    def upload_state(self, id: str) -> str:
-        table = Checkpoint if id.startswith("ckpt_") else Dataset
-        ((state,),) = self._rows(select(table.state).where(table.id == id))
-        return str(state)
+    def decided_at(self, checkpoint_id: str) -> datetime:
+        """When its inspection, which has ended, wrote what it found."""
+        ((at,),) = self._rows(select(Checkpoint.updated_at).where(Checkpoint.id == checkpoint_id))
+        assert isinstance(at, datetime)
+        return at
 
     def events(self, job_id: str) -> list[Event]:
         query = select(JobEvent.at, JobEvent.kind, JobEvent.data).where(JobEvent.job_id == job_id)
