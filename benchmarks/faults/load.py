@@ -100,7 +100,7 @@ def run(
 ) -> Load:
     """Trainings alone and beside the crowd in turns, so that a slow minute of the machine hits both."""
     found = Load(cluster.shape.database, pollers, streams)
-    method = {**work.training(1), "budget": {"iterations": steps}}
+    method = work.training(iterations=steps)
     for _ in range(repeats):
         id = caller.submit(inputs.job(method))
         found.alone.append(_training_seconds(caller, id))

@@ -52,9 +52,7 @@ class Resume:
 
 
 def run(cluster: Cluster, caller: Caller, inputs: work.Inputs, steps: int) -> Resume:
-    small = {"batch_size": 32, "latent_dim": 32}
-    method = {"name": "zaq", "budget": {"iterations": steps}, **small}
-    body = inputs.job(method, evaluation={"dataset_id": inputs.images})
+    body = inputs.job(work.training(iterations=steps), evaluation={"dataset_id": inputs.images})
     found = Resume(steps)
     found.unbroken = _ended(caller, caller.submit(body))
     id = caller.submit({**body, "labels": {"killed": "yes"}})
@@ -80,6 +78,7 @@ def _kill_under_way(cluster: Cluster, id: str, steps: int) -> int:
     def far_enough() -> bool:
         nonlocal began
         row = records.job(id)
+        assert row.status in ("queued", "running"), f"{id} is {row.status}"
         if row.phase == "training" and began is None:
             began = time.monotonic(), int(row.progress["step"])
         return row.phase == "training" and int(row.progress["step"]) >= KILL_AT * steps
