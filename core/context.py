@@ -61,6 +61,10 @@ class RunContext:
     `emit` receives news at most once every `interval` seconds, and at every change of phase.
     `canceled` is asked at every step. `deadline` is on the clock of `time.monotonic`;
     `deadline_field` names the user's option that set it, None when it is the server's own.
+
+    `resume_from` is what an earlier attempt gave to `keep`: a file under `scratch`, written by the method
+    and taken over by the caller, None where nothing can be kept. `hand_back` is true once the run is to
+    keep its state and end with `HandedBack`.
     """
 
     scratch: Path
@@ -70,6 +74,9 @@ class RunContext:
     canceled: Callable[[], bool] = lambda: False
     deadline: float | None = None
     deadline_field: str | None = "limits.seconds"
+    resume_from: Path | None = None
+    keep: Callable[[Path], None] | None = None
+    hand_back: Callable[[], bool] = lambda: False
     interval: float = 0.5
     timings: dict[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: PHASE_WEIGHTS)

@@ -111,8 +111,8 @@ class UnitOfWork:
             self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
 
     def blob_in_use(self, sha256: str) -> bool:
-        """Whether any checkpoint, dataset or artifact still names these bytes."""
-        repositories = (self.checkpoints, self.datasets, self.artifacts)
+        """Whether any checkpoint, dataset, artifact or unfinished job still names these bytes."""
+        repositories = (self.checkpoints, self.datasets, self.artifacts, self.jobs)
         return any(repository.names_blob(sha256) for repository in repositories)
 
 

@@ -9,11 +9,18 @@ INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
 SWEEP = "zsq.sweep"
 
-DEVICE_QUEUE = "zsq.device"
+ANY_QUEUE = "zsq.any"
+CPU_QUEUE = "zsq.cpu"
+GPU_QUEUE = "zsq.gpu"
 CONTROL_QUEUE = "zsq.control"
 
+# By a job's `device`. Workers of both kinds hear of those that may run anywhere.
+DEVICE_QUEUES = {"any": ANY_QUEUE, "cpu": CPU_QUEUE, "gpu": GPU_QUEUE}
+QUEUES = (*DEVICE_QUEUES.values(), CONTROL_QUEUE)
+
+# A job's own device comes before the route of its task.
 ROUTES = {
-    QUANTIZE: DEVICE_QUEUE,
+    QUANTIZE: ANY_QUEUE,
     INSPECT_CHECKPOINT: CONTROL_QUEUE,
     INSPECT_DATASET: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
@@ -43,8 +50,9 @@ class Queue:
             task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         )
 
-    def quantize(self, job_id: str) -> None:
-        self._send(QUANTIZE, job_id)
+    def quantize(self, job_id: str, device: str = "any") -> None:
+        """Wakes a worker that serves `device`. It takes the job whose turn it is, not always this one."""
+        self._send(QUANTIZE, job_id, DEVICE_QUEUES[device])
 
     def inspect_checkpoint(self, id: str) -> None:
         self._send(INSPECT_CHECKPOINT, id)
@@ -60,5 +68,5 @@ class Queue:
     def close(self) -> None:
         self._app.close()
 
-    def _send(self, task: str, id: str) -> None:
-        self._app.send_task(task, args=[id], queue=ROUTES[task])
+    def _send(self, task: str, id: str, queue: str | None = None) -> None:
+        self._app.send_task(task, args=[id], queue=queue or ROUTES[task])

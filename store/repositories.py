@@ -82,6 +82,24 @@ class UploadRepository(Generic[UploadRow]):
         self._session.execute(delete(self.table).where(self.table.id == id))
         return True
 
+    def begin_inspection(self, id: str, max_attempts: int) -> bool:
+        """Counts an attempt. False when it is gone or decided, or has had `max_attempts`."""
+        allowed = (self.table.id == id, self.table.state == "pending", self.table.attempts < max_attempts)
+        counted = {"attempts": self.table.attempts + 1, "updated_at": utc_now()}
+        return changed_one(self._session.execute(update(self.table).where(*allowed).values(**counted)))
+
+    def end_inspection(self, id: str) -> None:
+        """It ended without a verdict, so the attempt does not count."""
+        pending = (self.table.id == id, self.table.state == "pending", self.table.attempts > 0)
+        self._session.execute(
+            update(self.table).where(*pending).values(attempts=self.table.attempts - 1, updated_at=utc_now())
+        )
+
+    def never_inspected(self, max_attempts: int, cutoff: datetime) -> list[str]:
+        """Ids of pending uploads whose attempts are spent, the last of them begun before `cutoff`."""
+        spent = (self.table.attempts >= max_attempts, self.table.updated_at < cutoff)
+        return list(self._session.scalars(select(self.table.id).where(self.table.state == "pending", *spent)))
+
     def mark_ready(self, id: str, inspection: JsonObject) -> bool:
         """pending -> ready. False when it is gone or already decided."""
         return self._decide(id, state="ready", inspection=inspection)
