@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
@@ -73,15 +73,16 @@ def test_an_owner_at_the_running_limit_waits_until_a_job_has_ended(database: Dat
 
 
 def test_the_running_limit_holds_for_claims_at_the_same_time(database: Database) -> None:
-    for _ in range(12):
-        queued_job(database, owner="a")
-    for _ in range(2):
-        queued_job(database, owner="b")
-    with ThreadPoolExecutor(12) as pool:
-        owners = [
-            claim.job.owner for claim in pool.map(lambda n: claim_next(database, limit=3), range(12)) if claim
-        ]
-    assert sorted(owners) == ["a", "a", "a", "b", "b"]
+    first = queued_job(database, owner="a", device="cpu")
+    queued_job(database, owner="a", device="gpu")
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as work:
+            claim = work.jobs.claim_next("w", 60, ("cpu",), 1)
+            other = pool.submit(claim_next, database, ("gpu",), 1)
+            # One that did not wait for this transaction would have its job by then.
+            wait([other], timeout=0.5)
+        assert claim is not None and claim.job.id == first
+        assert other.result() is None
 
 
 def test_claims_at_the_same_time_take_one_job_each(database: Database) -> None:
