@@ -137,7 +137,7 @@ def test_every_task_that_is_sent_has_a_handler_on_a_queue_that_is_served() -> No
     assert result.returncode == 0, result.stderr
     handled = {name for name in result.stdout.split() if name.startswith("zsq.")}
     assert handled == set(queue.ROUTES)
-    assert set(queue.ROUTES.values()) == {queue.DEVICE_QUEUE, queue.CONTROL_QUEUE}
+    assert set(queue.ROUTES.values()) | set(queue.DEVICE_QUEUES.values()) == set(queue.QUEUES)
 
 
 @pytest.mark.parametrize("folder", ["architecture", "decisions", "guides", "methods"])

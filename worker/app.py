@@ -1,6 +1,7 @@
 """The Celery application.
 
-    python -m worker device      computes, one job at a time
+    python -m worker cpu         computes, one job at a time
+    python -m worker gpu         the same, on a GPU of its own
     python -m worker control     inspects and sweeps; carries the schedule
 
 The pool is `threads`: children of `prefork` are daemonic and may not start the processes that jobs
@@ -16,7 +17,7 @@ from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
+from store.queue import CONTROL_QUEUE, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
 from store.settings import store_settings
 from worker import forkserver, jobs
 from worker.services import services
@@ -36,7 +37,7 @@ app.conf.update(
     worker_pool="threads",
     worker_concurrency=1,
     # With an exchange and key each: by default all queues would hang on the default queue's.
-    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in (DEVICE_QUEUE, CONTROL_QUEUE)],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
     task_default_queue=CONTROL_QUEUE,
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
@@ -69,6 +70,12 @@ def messages_waiting(queue: str) -> int:
     """How many messages no worker has taken yet."""
     with app.connection_for_read() as connection, connection.channel() as channel:
         return int(app.amqp.queues[queue](channel).queue_declare().message_count)
+
+
+def devices_served() -> list[str]:
+    """`any`, `cpu`, `gpu`: the jobs whose messages this worker hears of are those that it takes."""
+    consumed = app.amqp.queues.consume_from
+    return [device for device, queue in DEVICE_QUEUES.items() if queue in consumed]
 
 
 class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]

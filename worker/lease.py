@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from store.database import Database
-from store.job_repository import Beat, Claim
+from store.job_claims import Claim
+from store.job_repository import Beat
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Lease:
         self._every = every
         self._news: dict[str, Any] = {}
         self._news_lock = threading.Lock()
-        self._renewed = time.monotonic()
+        self._began = self._renewed = time.monotonic()
         self._wake = threading.Event()
         self._ended = False
         self.lost = False
@@ -50,6 +51,11 @@ class Lease:
         self._wake.set()
         self._thread.join()
 
+    @property
+    def ran_seconds(self) -> float:
+        """How long the job has run, earlier attempts included."""
+        return self._claim.job.ran_seconds + time.monotonic() - self._began
+
     def report(self, news: dict[str, Any]) -> None:
         """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase."""
         with self._news_lock:
@@ -65,7 +71,13 @@ class Lease:
             news = dict(self._news)
         try:
             with self._database.write() as work:
-                beat = work.jobs.heartbeat(self._claim.job.id, self._claim.fence, self._lease_seconds, **news)
+                beat = work.jobs.heartbeat(
+                    self._claim.job.id,
+                    self._claim.fence,
+                    self._lease_seconds,
+                    ran_seconds=self.ran_seconds,
+                    **news,
+                )
         except Exception:  # whatever the driver raises when the database is away
             log.warning("heartbeat of %s failed", self._claim.job.id, exc_info=True)
             if time.monotonic() - self._renewed > self._lease_seconds:

@@ -15,13 +15,22 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZSQ_", env_file=".env", extra="ignore")
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """Where jobs compute: `auto` takes CUDA when there is one. Inspections always use the CPU."""
+    """Which GPU a `gpu` worker computes on: `auto` and `cuda` take a free one, `cuda:1` that one."""
 
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of a job; torch's own choice when absent."""
 
     max_attempts: Annotated[int, Field(ge=1)] = 3
-    """How often a job is started before a crash or a lost worker fails it."""
+    """How often a job or an inspection is started before a crash or a lost worker fails it."""
+
+    retry_seconds: Seconds = 5.0
+    """How long a job waits after a failure that may pass; twice as long after each further one."""
+
+    retry_max_seconds: Seconds = 300.0
+    """The longest of these waits."""
+
+    owner_running_jobs: Annotated[int, Field(ge=1)] | None = None
+    """How many jobs of one owner may run at once; as many as there are workers when absent."""
 
     heartbeat_seconds: Seconds = 1.0
     """How often progress is written and the lease renewed; well below `ZSQ_LEASE_SECONDS`."""
@@ -29,14 +38,20 @@ class WorkerSettings(BaseSettings):
     cancel_grace_seconds: Seconds = 5.0
     """How long a canceled or overdue job may take to stop by itself before it is terminated."""
 
+    shutdown_grace_seconds: Seconds = 20.0
+    """How long a job may take to save what it has when its worker is told to stop."""
+
     job_seconds: Seconds = 24 * 3600.0
-    """The longest that any job may run, whatever its own `limits.seconds` says."""
+    """The longest that any job may run in all its attempts, whatever its own `limits.seconds` says."""
 
     inspection_seconds: Seconds = 300.0
     """The longest that reading an uploaded file may take."""
 
     child_memory_gib: Annotated[float, Field(ge=8)] = 16.0
     """Address space of a child on the CPU, in GiB; torch does not load below about 2. None on GPUs."""
+
+    child_file_gib: Annotated[float, Field(gt=0)] = 16.0
+    """The largest file that a child may write, in GiB."""
 
     sweep_seconds: Seconds = 5.0
     """How often lost messages and lost workers are looked for."""

@@ -1,4 +1,4 @@
-"""The handlers of every message: a name and an id, nothing else."""
+"""The handlers of every message: a name and an id, nothing else. A job's id only says that there is work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import cache
 from store.queue import INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
 from worker import inspections, jobs
 from worker import sweep as sweeping
-from worker.app import app, messages_waiting
+from worker.app import app, devices_served, messages_waiting
 from worker.services import services
 
 
 @app.task(name=QUANTIZE)  # type: ignore[untyped-decorator]
 def quantize(job_id: str) -> None:
-    jobs.run_job(services(), job_id)
+    jobs.run_jobs(services(), devices_served())
 
 
 @app.task(name=INSPECT_CHECKPOINT)  # type: ignore[untyped-decorator]

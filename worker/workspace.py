@@ -14,6 +14,9 @@ from typing import Any
 from core.errors import RunError
 from store.blobs import BlobStore
 from store.tables import Artifact
+from worker.held import Held, hold
+
+_LOCK = ".lock"
 
 log = logging.getLogger(__name__)
 
@@ -77,23 +80,32 @@ class Workspace:
 
 @contextmanager
 def workspace(parent: Path, name: str) -> Iterator[Workspace]:
-    """`parent/name`, empty at first, removed at the end."""
+    """`parent/name`, empty at first, for this user alone, removed at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
     root = parent / name
-    shutil.rmtree(root, ignore_errors=True)
-    space = Workspace(root)
-    space.output.mkdir(parents=True)
-    space.scratch.mkdir()
-    try:
-        yield space
-    finally:
+    # Names do not repeat, so nobody but `remove_abandoned` can hold it, for a moment.
+    with hold(_lock_of(root), wait=True):
         shutil.rmtree(root, ignore_errors=True)
+        space = Workspace(root)
+        root.mkdir(mode=0o700)
+        space.output.mkdir()
+        space.scratch.mkdir()
+        try:
+            yield space
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
 
-def remove_abandoned(parent: Path, in_use: Callable[[str], bool]) -> None:
-    """Removes the workspaces that killed workers left behind."""
+def remove_abandoned(parent: Path) -> None:
+    """Removes the workspaces that killed workers left behind: those that nobody holds."""
     if not parent.is_dir():
         return
-    for root in parent.iterdir():
-        if not in_use(root.name):
-            log.info("removing %s, left by a worker that was killed", root.name)
+    for name in {path.name.removesuffix(_LOCK) for path in parent.iterdir()}:
+        root = parent / name
+        with contextlib.suppress(Held), hold(_lock_of(root)):
+            log.info("removing %s, left by a worker that was killed", name)
             shutil.rmtree(root, ignore_errors=True)
+
+
+def _lock_of(root: Path) -> Path:
+    return root.with_name(root.name + _LOCK)

@@ -134,11 +134,13 @@ class Client:
         dataset_id: str | None = None,
         seed: int = 0,
         limit_seconds: float | None = None,
+        device: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Job:
         """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
 
-        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`.
+        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`;
+        `device` where the job may run: `any` (the default), `cpu` or `gpu`.
         """
         body: dict[str, Any] = {"checkpoint_id": checkpoint_id, "bits": bits, "method": method, "seed": seed}
         if profile is not None:
@@ -147,6 +149,8 @@ class Client:
             body["evaluation"] = {"dataset_id": dataset_id}
         if limit_seconds is not None:
             body["limits"] = {"seconds": limit_seconds}
+        if device is not None:
+            body["device"] = device
         if labels:
             body["labels"] = dict(labels)
         return Job.from_json(self._transport.call("POST", "/v1/jobs", json=body).json())

@@ -15,6 +15,7 @@ from store.tables import Artifact, Job
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
 Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
+Device = Literal["any", "cpu", "gpu"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -26,7 +27,7 @@ class Evaluation(BaseModel):
 
 class JobRequest(BaseModel):
     """`bits` like `"w4a8"` or an object; `method` a name or an object with its options; `export` a profile's
-    name or an object."""
+    name or an object; `device` where the job may run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +38,7 @@ class JobRequest(BaseModel):
     export: AnyExport = Field(default_factory=ExportConfig)
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     limits: Limits = Field(default_factory=Limits)
+    device: Device = "any"
     labels: Labels = Field(default_factory=dict)
 
     _storable = model_validator(mode="before")(refuse_unstorable)
@@ -66,6 +68,7 @@ class QuantizeFields(CheckpointFields):
     export: Annotated[AnyExport, BeforeValidator(_json_or_text)] = Field(default_factory=ExportConfig)
     seed: Seed = 0
     limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
+    device: Device = "any"
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
 
     _storable = model_validator(mode="before")(refuse_unstorable)
@@ -101,6 +104,7 @@ class JobOut(BaseModel):
     export: dict[str, Any]
     seed: int
     limits: dict[str, Any]
+    device: Device
     labels: dict[str, str]
     created_at: Time
     started_at: Time | None
@@ -110,7 +114,7 @@ class JobOut(BaseModel):
 
     @classmethod
     def of(cls, row: Job) -> JobOut:
-        same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "labels"]
+        same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "device", "labels"]
         same += ["created_at", "started_at", "finished_at", "updated_at"]
         return cls(
             **{name: getattr(row, name) for name in same},

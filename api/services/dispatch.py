@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from store.queue import Queue
 from store.tables import Checkpoint, Dataset, Job
@@ -24,7 +25,7 @@ def announce_dataset(queue: Queue, row: Dataset) -> None:
 def announce_job(queue: Queue, row: Job, checkpoint: Checkpoint, dataset: Dataset | None) -> None:
     """A job on a pending upload waits: it is sent when the upload has become ready."""
     if checkpoint.state == "ready" and (dataset is None or dataset.state == "ready"):
-        _send(queue.quantize, row.id)
+        _send(partial(queue.quantize, device=row.device), row.id)
 
 
 def _send(send: Callable[[str], None], id: str) -> None:

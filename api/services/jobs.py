@@ -11,7 +11,6 @@ from api.schemas.uploads import DatasetFields
 from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
 from api.services.uploads import not_found, put_checkpoint, put_dataset
 from core.errors import InputError
-from core.spec import QuantizationSpec
 from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
@@ -30,7 +29,7 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, caller, request.spec(), checkpoint, dataset, request.labels)
+        job = _add(work, caller, request, checkpoint, dataset)
     announce_job(resources.queue, job, checkpoint, dataset)
     return job
 
@@ -44,7 +43,7 @@ def quantize(
         dataset = None
         if "dataset" in files:
             dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
-        job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
+        job = _add(work, caller, fields, checkpoint, dataset)
     announce_checkpoint(resources.queue, checkpoint)
     if dataset is not None:
         announce_dataset(resources.queue, dataset)
@@ -55,11 +54,11 @@ def quantize(
 def _add(
     work: UnitOfWork,
     caller: Caller,
-    spec: QuantizationSpec,
+    wanted: JobRequest | QuantizeFields,
     checkpoint: Checkpoint,
     dataset: Dataset | None,
-    labels: dict[str, str],
 ) -> Job:
+    spec = wanted.spec()
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
@@ -70,7 +69,8 @@ def _add(
             checkpoint_id=checkpoint.id,
             dataset_id=dataset.id if dataset is not None else None,
             spec=spec.to_json(),
-            labels=labels,
+            labels=wanted.labels,
+            device=wanted.device,
             method=spec.method.name,
         )
     )

@@ -14,7 +14,7 @@ from api.deps import Resources
 from api.settings import ApiSettings
 from store.database import Database
 from store.migrate import upgrade
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+from store.queue import QUEUES
 from store.tables import Artifact
 
 with warnings.catch_warnings():
@@ -76,9 +76,10 @@ class Api:
         return job["id"], self.succeed(job["id"])
 
     def queued(self) -> dict[str, int]:
-        """How many messages wait in each queue."""
+        """How many messages wait in each queue that has any."""
         with redis.Redis.from_url(self.settings.broker_url) as server:
-            return {name: int(server.llen(name)) for name in (CONTROL_QUEUE, DEVICE_QUEUE)}
+            waiting = {name: int(server.llen(name)) for name in QUEUES}
+        return {name: count for name, count in waiting.items() if count}
 
     def stored_files(self) -> list[Path]:
         root = Path(self.settings.data_dir) / "blobs"

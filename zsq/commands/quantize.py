@@ -54,6 +54,9 @@ def quantize(
         list[str] | None, typer.Option("--option", "-o", help="A method's option, NAME=VALUE; repeatable.")
     ] = None,
     limit: Annotated[float | None, typer.Option(help="The job fails when it runs longer (seconds).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the job may run: any (the default), cpu or gpu.")
+    ] = None,
     name: Name = None,
     num_classes: Classes = None,
     input_shape: InputShape = None,
@@ -91,6 +94,7 @@ def quantize(
             dataset_id=_dataset_id(client, dataset),
             seed=seed,
             limit_seconds=limit,
+            device=device,
         )
         if detach:
             console().print(job.id)

@@ -18,5 +18,8 @@ class StackSettings(BaseSettings):
     data_dir: Path = Path(".zsq")
     """Database, files, broker data and logs."""
 
+    device: str = "auto"
+    """What GPU the jobs are computed on; `cpu` for none."""
+
     broker_url: str | None = None
     """A broker to use instead of starting one."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from tests.api.conftest import Api
 from tests.api.problems import problem
 
@@ -40,7 +40,17 @@ def test_a_job_is_accepted_enqueued_and_found(api: Api) -> None:
     assert job["progress"] == {"fraction": 0.0, "step": 0, "steps": 0, "eta_seconds": None}
     got = api.http.get(f"/v1/jobs/{job['id']}")
     assert got.json() == job and got.headers["retry-after"]
-    assert api.queued()[DEVICE_QUEUE] == 1
+    assert api.queued()[ANY_QUEUE] == 1
+
+
+def test_a_job_that_asks_for_a_gpu_is_told_to_gpu_workers_alone(api: Api) -> None:
+    id = ready_checkpoint(api)
+    before = api.queued()
+    assert api.submit(id, device="gpu")["device"] == "gpu"
+    assert api.queued() == {**before, GPU_QUEUE: 1}
+    assert api.submit(id)["device"] == "any"
+    refused = api.http.post("/v1/jobs", json={"checkpoint_id": id, "bits": "w4a4", "device": "tpu"})
+    problem(refused, 422, "validation_error", "device")
 
 
 def test_a_job_sent_as_a_form_is_told_to_be_json(api: Api) -> None:
@@ -51,7 +61,7 @@ def test_a_job_sent_as_a_form_is_told_to_be_json(api: Api) -> None:
 
 def test_a_job_on_a_pending_checkpoint_is_accepted_and_waits(api: Api) -> None:
     api.submit(api.upload()["id"])
-    assert api.queued() == {CONTROL_QUEUE: 1, DEVICE_QUEUE: 0}
+    assert api.queued() == {CONTROL_QUEUE: 1}
 
 
 def test_a_broker_that_is_away_loses_no_job(api: Api) -> None:
@@ -187,14 +197,15 @@ def test_one_shot_makes_checkpoint_dataset_and_job(api: Api) -> None:
     checkpoint = api.http.get(job["links"]["checkpoint"]).json()
     dataset = api.http.get(job["links"]["dataset"]).json()
     assert (checkpoint["mean"], checkpoint["bytes"], dataset["bytes"]) == ([0.5, 0.5, 0.5], 7, 3)
-    assert api.queued() == {CONTROL_QUEUE: 2, DEVICE_QUEUE: 0}
+    assert api.queued() == {CONTROL_QUEUE: 2}
 
 
 def test_one_shot_takes_the_shorthands(api: Api) -> None:
     data = {"architecture": "cifar/resnet20", "bits": "w4a4", "method": "minmax", "export": "portable"}
+    data["device"] = "cpu"
     response = api.http.post("/v1/quantize", files={"file": b"weights"}, data=data)
     assert response.status_code == 202
-    assert response.json()["export"] == {"profile": "portable"}
+    assert response.json()["export"] == {"profile": "portable"} and response.json()["device"] == "cpu"
     assert response.json()["method"]["name"] == "minmax" and response.json()["evaluation"] is None
 
 
