@@ -140,6 +140,7 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     core.Stopped: HTTPStatus.CONFLICT,
     core.Canceled: HTTPStatus.CONFLICT,
     core.DeadlineExceeded: HTTPStatus.CONFLICT,
+    core.HandedBack: HTTPStatus.CONFLICT,
     store.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.InUse: HTTPStatus.CONFLICT,
     store.AlreadyEnded: HTTPStatus.CONFLICT,
