@@ -15,7 +15,7 @@ from core.methods.saved_state import Identity
 
 BUDGET_SHARE = 0.05  # of the budget, or
 SECONDS = 60.0  # since the last save, whichever comes first
-FLOOR_SECONDS = 1.0
+FLOOR_SECONDS = 2.0
 TIME_SHARE = 0.02  # that saving may take
 
 _ROUNDING = 1e-9
