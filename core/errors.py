@@ -13,7 +13,7 @@
     └── Stopped                  the run was told to stop
         ├── Canceled             by its owner
         ├── DeadlineExceeded     by `limits.seconds`
-        └── HandedBack           by its worker, which is shutting down; another one goes on
+        └── HandedBack           by a worker that shuts down; another one goes on with it
 
 `code` is stable and machine-readable (snake_case); `detail` is a sentence for people that says what
 is wrong and what to do; `field` names the offending input where there is one. HTTP status codes
