@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
 Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+REUSE = "Take an earlier job that computes the same, or has, instead of making one."
 
 
 class Evaluation(BaseModel):
@@ -38,6 +39,7 @@ class JobRequest(BaseModel):
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     limits: Limits = Field(default_factory=Limits)
     labels: Labels = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(strict=True, description=REUSE)] = False
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -67,6 +69,7 @@ class QuantizeFields(CheckpointFields):
     seed: Seed = 0
     limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(description=REUSE)] = False
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -109,7 +112,7 @@ class JobOut(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Job) -> JobOut:
+    def of(cls, row: Job) -> Self:
         same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "labels"]
         same += ["created_at", "started_at", "finished_at", "updated_at"]
         return cls(
@@ -120,6 +123,20 @@ class JobOut(BaseModel):
             evaluation=Evaluation(dataset_id=row.dataset_id) if row.dataset_id else None,
             links=_links(row),
         )
+
+
+class SubmittedJob(JobOut):
+    """`duplicate_of`: an earlier job of yours that computes the same, or has. `reuse` would have given it."""
+
+    duplicate_of: str | None = None
+
+    @classmethod
+    def after(cls, row: Job, earlier: Job | None) -> SubmittedJob:
+        job = cls.of(row)
+        if earlier is None:
+            return job
+        links = {**job.links, "duplicate_of": f"/v1/jobs/{earlier.id}"}
+        return job.model_copy(update={"duplicate_of": earlier.id, "links": links})
 
 
 def _links(row: Job) -> dict[str, str]:

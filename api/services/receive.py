@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 import anyio
 from anyio.to_thread import run_sync
@@ -19,11 +19,9 @@ from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
-from api.schemas.common import FormFields
+from api.schemas.common import Fields
 from api.services.multipart import FormReader
 from store.blobs import BlobStore, BlobWriter
-
-Fields = TypeVar("Fields", bound=FormFields)
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
