@@ -75,3 +75,13 @@ def streamed(fields: type[BaseModel], *, raw: bool, optional_files: tuple[str, .
             for name, shape in schema["properties"].items()
         ]
     return extra
+
+
+def header_parameters(required: dict[str, str], optional: dict[str, str] | None = None) -> dict[str, Any]:
+    """The `openapi_extra` of a call that reads headers by itself: their names and what they are."""
+    parameters = [
+        {"name": name, "in": "header", "required": name in required, "schema": {"type": "string"}}
+        | {"description": description}
+        for name, description in {**required, **(optional or {})}.items()
+    ]
+    return {"parameters": parameters}

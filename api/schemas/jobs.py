@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
 from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
-from store.tables import Artifact, Job
+from store.tables import Artifact, Job, JobEvent
+from store.watch_repository import Look
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
@@ -151,6 +152,44 @@ def _links(row: Job) -> dict[str, str]:
     if row.status == "succeeded":
         links |= {"report": f"{itself}/report", "artifacts": f"{itself}/artifacts"}
     return links
+
+
+class EventData(BaseModel):
+    """`status` with `attempt` and, of a failed job, `error`; or `phase`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Time
+
+
+class EventOut(BaseModel):
+    """`event` is `status` or `phase`; ids rise, but not one by one."""
+
+    id: int
+    event: str
+    data: EventData
+
+    @classmethod
+    def of(cls, row: JobEvent) -> Self:
+        return cls(id=row.id, event=row.kind, data=EventData(at=row.at, **row.data))
+
+
+class ProgressOut(BaseModel):
+    """The data of a `progress` event."""
+
+    phase: str | None
+    attempt: int
+    progress: Progress
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, look: Look) -> Self:
+        return cls(
+            phase=look.phase,
+            attempt=look.attempt,
+            progress=Progress(**look.progress),
+            metrics=look.metrics,
+        )
 
 
 class ArtifactOut(BaseModel):
