@@ -1,12 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -24,7 +19,7 @@ from store.database import Database, make_engine
 from store.migrate import upgrade
 from tests.api.conftest import Api
 from tests.api.problems import problem
-from tests.api.serving import Served, serving
+from tests.api.serving import Served, server_process, serving, until
 from tests.api.sse import Event, parsed
 from tests.store.rows import queued_job
 
@@ -35,13 +30,6 @@ FAILURE = {"code": "diverged", "detail": "It diverged.", "retryable": False, "fi
 def served(tmp_path: Path, broker_url: str, database_url: str) -> Iterator[Served]:
     with serving(ApiSettings(data_dir=tmp_path, broker_url=broker_url, database_url=database_url)) as running:
         yield running
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def claim(database: Database, id: str) -> int:
@@ -289,9 +277,13 @@ def test_an_id_that_never_was_ends_with_the_job_too(served: Served) -> None:
         assert list(parsed(response.iter_lines())) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "command", [["-m", "api"], ["-m", "uvicorn", "--factory", "api.app:create_app"]], ids=["api", "uvicorn"]
+    ("command", "number"),
+    [
+        (["-m", "api"], signal.SIGTERM),
+        (["-m", "uvicorn", "--factory", "api.app:create_app"], signal.SIGINT),
+    ],
+    ids=["api", "uvicorn"],
 )
 def test_a_server_that_is_told_to_stop_ends_its_streams(
     tmp_path: Path, broker_url: str, command: list[str], number: signal.Signals
@@ -299,29 +291,10 @@ def test_a_server_that_is_told_to_stop_ends_its_streams(
     settings = ApiSettings(data_dir=tmp_path, broker_url=broker_url)
     upgrade(settings.database_url)
     id = queued_job(Database.from_settings(settings))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "ZSQ_DATA_DIR": str(tmp_path), "ZSQ_BROKER_URL": broker_url, "ZSQ_PORT": str(port)}
-    arguments = command if "uvicorn" not in command else [*command, "--port", str(port)]
-    server = subprocess.Popen([sys.executable, *arguments], env=env, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-
-        def up() -> bool:
-            assert server.poll() is None
-            try:
-                return httpx.get(f"{url}/healthz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(up)
-        with httpx.stream("GET", f"{url}/v1/jobs/{id}/events", timeout=30) as response:
+    with server_process(settings, command) as server:
+        with httpx.stream("GET", f"{server.url}/v1/jobs/{id}/events", timeout=30) as response:
             coming = parsed(response.iter_lines())
             next(coming)
-            server.send_signal(number)
+            server.process.send_signal(number)
             assert list(coming) == []  # the stream ends as it should, without an error
-        server.wait(20)
-    finally:
-        server.kill()
-        server.wait()
+        server.process.wait(20)
