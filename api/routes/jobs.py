@@ -43,8 +43,15 @@ def _answered(answer: Answer) -> Response:
     return JSONResponse(answer.body, answer.status, headers=headers)
 
 
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "This answer was given before, to the same `Idempotency-Key`.",
+    }
+}
 _SUBMITTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": SubmittedJob, "description": "With `reuse`: an earlier job."}
+    200: {"model": SubmittedJob, "description": "With `reuse`: an earlier job.", "headers": _REPLAYED},
+    202: {"description": "A new job.", "headers": _REPLAYED},
 }
 
 

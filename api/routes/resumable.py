@@ -62,9 +62,8 @@ _CREATION = {
 _OFFSET = {"Upload-Offset": "Where these bytes go: the offset that the server has."}
 
 
-@router.options("", status_code=204)
-@router.options("/{id}", status_code=204)
-def options(request: Request) -> Response:
+@router.options("", status_code=204, responses=problems())
+def upload_options(request: Request) -> Response:
     """What of tus this server knows."""
     headers = {
         "Tus-Version": tus.VERSION,
@@ -75,6 +74,12 @@ def options(request: Request) -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
 
 
+@router.options("/{id}", status_code=204, responses=problems(404))
+def options_of_one_upload(id: IdPath, request: Request) -> Response:
+    """The same, whether there is such an upload or not."""
+    return upload_options(request)
+
+
 @router.post(
     "",
     status_code=201,
@@ -82,7 +87,7 @@ def options(request: Request) -> Response:
     responses=problems(400, 409, 412, 413, 415, 422, 460),
     openapi_extra={**_PART, **header_parameters(_VERSION | _CREATION, _CHECKSUM)},
 )
-async def create(request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
+async def create_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
     """Begins an upload, whose address is in `Location`; its first bytes may come along."""
     stream = request.stream()
     try:
@@ -105,7 +110,7 @@ async def create(request: Request, caller: CallerDep, resources: ResourcesDep) -
     responses=problems(404, 410, 412),
     openapi_extra=header_parameters(_VERSION),
 )
-def offset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
+def get_upload_offset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
     """How far it has come, in `Upload-Offset`."""
     row = resumable.find(resources, caller, id)
     headers = {
@@ -118,7 +123,9 @@ def offset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
 
 
 @router.get("/{id}", responses=problems(404, 410))
-def get(id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep) -> PartialUploadOut:
+def get_upload(
+    id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep
+) -> PartialUploadOut:
     """How far it has come, and the checkpoint or dataset that it has become."""
     response.headers["Cache-Control"] = "no-store"
     return PartialUploadOut.of(resumable.settled(resources, caller, id))
@@ -131,7 +138,9 @@ def get(id: IdPath, response: Response, caller: CallerDep, resources: ResourcesD
     responses=problems(400, 404, 409, 410, 412, 413, 415, 422, 460),
     openapi_extra={**_PART, **header_parameters(_VERSION | _OFFSET, _CHECKSUM)},
 )
-async def append(id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
+async def append_to_upload(
+    id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep
+) -> Response:
     """Goes on with it. What arrives before a connection breaks is kept, unless a checksum came with it.
 
     The last bytes make the checkpoint or dataset, whose address is in `Zsq-Resource`; without any, at the
@@ -154,7 +163,7 @@ async def append(id: IdPath, request: Request, caller: CallerDep, resources: Res
     responses=problems(404, 412),
     openapi_extra=header_parameters(_VERSION),
 )
-def terminate(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
+def terminate_upload(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
     """Gives it up. The checkpoint or dataset that it has become stays."""
     resumable.terminate(resources, caller, id)
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -165,9 +174,9 @@ async def overridden(id: IdPath, request: Request, caller: CallerDep, resources:
     """tus lets clients that can send neither PATCH nor DELETE name it in a header."""
     match request.headers.get("x-http-method-override"):
         case "PATCH":
-            return await append(id, request, caller, resources)
+            return await append_to_upload(id, request, caller, resources)
         case "DELETE":
-            return await run_sync(terminate, id, caller, resources)
+            return await run_sync(terminate_upload, id, caller, resources)
         case _:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
 
