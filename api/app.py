@@ -11,8 +11,10 @@ from fastapi.staticfiles import StaticFiles
 from api import errors, openapi
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, web
+from api.routes import artifacts, catalogue, checkpoints, datasets, events, health, jobs, resumable, web
+from api.services.watching import Hub
 from api.settings import ApiSettings
+from api.shutdown import told_to_stop
 from store.blobs import make_blobs
 from store.database import Database
 from store.queue import Queue
@@ -29,8 +31,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.resources = resources = Resources(
         Database.from_settings(settings), blobs, Queue(settings.broker_url)
     )
+    app.state.hub = hub = Hub(resources.database)
     try:
-        yield
+        async with hub.running():
+            with told_to_stop(hub.close):
+                yield
     finally:
         resources.queue.close()
         resources.database.dispose()
@@ -51,7 +56,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    for routes in (checkpoints, datasets, jobs, artifacts, catalogue, health, web):
+    for routes in (checkpoints, datasets, resumable, jobs, events, artifacts, catalogue, health, web):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-STREAMED = frozenset({"/v1/checkpoints", "/v1/datasets", "/v1/quantize"})
+STREAMED = frozenset({"/v1/checkpoints", "/v1/datasets", "/v1/quantize", "/v1/uploads"})
+STREAMED_BELOW = "/v1/uploads/"
 MAX_BYTES = 1 << 20
 
 
@@ -14,7 +15,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in STREAMED:
+        if scope["type"] != "http" or _streams(scope["path"]):
             await self._app(scope, receive, send)
             return
         received = 0
@@ -29,3 +30,7 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited, send)
+
+
+def _streams(path: str) -> bool:
+    return path in STREAMED or path.startswith(STREAMED_BELOW)

@@ -2,9 +2,14 @@
 
     ApiError                     the request itself, before core or store have a say
     ├── Invalid                  422, with every fault located in `errors`
+    ├── IdempotencyKeyReused     422  the key belongs to another request
     ├── NotFound                 404
+    ├── Expired                  410  a resumable upload that was not gone on with in time
     ├── NotReady                 409  the job has not produced this (yet)
+    ├── OffsetMismatch           409  a resumable upload goes on elsewhere
     ├── MalformedRequest         400
+    ├── UnsupportedTusVersion    412
+    ├── ChecksumMismatch         460  tus's own: the bytes are not those that were announced
     ├── PayloadTooLarge          413
     ├── UnsupportedMediaType     415
     └── RangeNotSatisfiable      416
@@ -94,8 +99,28 @@ class NotFound(ApiError):
     code = "not_found"
 
 
+class IdempotencyKeyReused(ApiError):
+    code = "idempotency_key_reused"
+
+
+class Expired(ApiError):
+    code = "upload_expired"
+
+
 class NotReady(ApiError):
     code = "not_ready"
+
+
+class OffsetMismatch(ApiError):
+    code = "offset_mismatch"
+
+
+class UnsupportedTusVersion(ApiError):
+    code = "unsupported_tus_version"
+
+
+class ChecksumMismatch(ApiError):
+    code = "checksum_mismatch"
 
 
 class MalformedRequest(ApiError):
@@ -117,12 +142,20 @@ class RangeNotSatisfiable(ApiError):
 # A single fault of these kinds names the whole answer.
 OWN_CODES = frozenset({"unknown_architecture", "empty_file"})
 
+# Not among HTTP's own statuses, so that it has no phrase there.
+_PHRASES = {460: "Checksum Mismatch"}
+
 # The nearest class in an error's family decides.
-STATUS: Mapping[type[Exception], HTTPStatus] = {
+STATUS: Mapping[type[Exception], int] = {
     ApiError: HTTPStatus.BAD_REQUEST,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
+    Expired: HTTPStatus.GONE,
     NotReady: HTTPStatus.CONFLICT,
+    OffsetMismatch: HTTPStatus.CONFLICT,
+    UnsupportedTusVersion: HTTPStatus.PRECONDITION_FAILED,
+    ChecksumMismatch: 460,
     MalformedRequest: HTTPStatus.BAD_REQUEST,
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -157,7 +190,11 @@ _CODES = {
 }
 
 
-def status_of(error: Exception) -> HTTPStatus:
+def phrase_of(status: int) -> str:
+    return _PHRASES[status] if status in _PHRASES else HTTPStatus(status).phrase
+
+
+def status_of(error: Exception) -> int:
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
@@ -165,7 +202,7 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def problem(
-    status: HTTPStatus,
+    status: int,
     code: str,
     detail: str,
     *,

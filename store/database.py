@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
 from store.errors import Unavailable
+from store.idempotency_repository import IdempotencyRepository
 from store.job_repository import JobRepository
+from store.locks import Lock, lock
+from store.partial_upload_repository import PartialUploadRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
+from store.watch_repository import WatchRepository
 
 log = logging.getLogger(__name__)
 
@@ -100,19 +103,21 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.idempotency = IdempotencyRepository(session)
+        self.partial_uploads = PartialUploadRepository(session)
+        self.watches = WatchRepository(session)
 
     def lock_blob(self, sha256: str) -> None:
-        """Until the transaction ends, no other one adds or drops references to these bytes.
+        """Until the transaction ends, no other one adds or drops references to these bytes."""
+        lock(self._session, Lock.BLOB, sha256)
 
-        SQLite needs nothing: its writing transactions exclude each other.
-        """
-        if self._session.get_bind().dialect.name == "postgresql":
-            key = zlib.crc32(sha256.encode())
-            self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
+    def lock_digest(self, owner: str, digest: str) -> None:
+        """Until the transaction ends, no other one looks for the owner's job with this digest."""
+        lock(self._session, Lock.DIGEST, f"{owner}\0{digest}")
 
     def blob_in_use(self, sha256: str) -> bool:
-        """Whether any checkpoint, dataset, artifact or unfinished job still names these bytes."""
-        repositories = (self.checkpoints, self.datasets, self.artifacts, self.jobs)
+        """Whether any checkpoint, dataset, artifact, part of an upload or job names these bytes."""
+        repositories = (self.checkpoints, self.datasets, self.artifacts, self.partial_uploads, self.jobs)
         return any(repository.names_blob(sha256) for repository in repositories)
 
 

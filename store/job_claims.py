@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, select, text, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 
 from store.job_moves import JobMoves, ended, inputs_ready, queued_again
+from store.locks import Lock, lock
 from store.tables import Checkpoint, Dataset, Job, utc_now
 
 _WAKE_UPS_AT_ONCE = 1000
@@ -63,7 +64,8 @@ class JobClaims(JobMoves):
         return self._claim_first(self._eligible(None).where(Job.id == id), worker, lease_seconds)
 
     def _claim_first(self, candidates: Select[Any], worker: str, lease_seconds: float) -> Claim | None:
-        self._take_turns()
+        # One claim at a time: two that counted at once would both find the same owner idle.
+        lock(self._session, Lock.CLAIM, "")
         # A job that is canceled between the two statements is no candidate any more.
         while (id := self._session.scalar(candidates.limit(1))) is not None:
             now = utc_now()
@@ -82,14 +84,6 @@ class JobClaims(JobMoves):
                 job = self._session.get_one(Job, id, populate_existing=True)
                 return Claim(job, job.fence)
         return None
-
-    def _take_turns(self) -> None:
-        """One claim at a time: two that counted at once would both find the same owner idle.
-
-        SQLite needs nothing: its writing transactions exclude each other.
-        """
-        if self._session.get_bind().dialect.name == "postgresql":
-            self._session.execute(text("SELECT pg_advisory_xact_lock(3, 0)"))
 
     def _eligible(self, running_limit: int | None) -> Select[Any]:
         """Ids of the jobs that could run now, whose turn it is first."""

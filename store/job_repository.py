@@ -68,6 +68,25 @@ class JobRepository(JobClaims):
         rows = self._session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)).all()
         return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
 
+    def duplicate(self, owner: str, digest: str) -> Job | None:
+        """The owner's newest succeeded job that computed the same, else the newest that will.
+
+        One that is about to be canceled will not. Without its report.
+        """
+        query = (
+            select(Job)
+            .where(
+                Job.owner == owner,
+                Job.digest == digest,
+                Job.status.in_(("queued", "running", "succeeded")),
+                (Job.status == "succeeded") | Job.cancel_requested_at.is_(None),
+            )
+            .options(defer(Job.report, raiseload=True))
+            .order_by((Job.status == "succeeded").desc(), Job.id.desc())
+            .limit(1)
+        )
+        return self._session.scalars(query).one_or_none()
+
     def events(self, job_id: str, after_id: int = 0, limit: int = 100) -> Sequence[JobEvent]:
         """Oldest first."""
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after_id)

@@ -108,10 +108,14 @@ class UploadRepository(Generic[UploadRow]):
         """pending -> rejected. False when it is gone or already decided."""
         return self._decide(id, state="rejected", error=error)
 
-    def _decide(self, id: str, **values: Any) -> bool:
-        pending = (self.table.id == id, self.table.state == "pending")
+    def reopen(self, id: str) -> bool:
+        """rejected -> pending: it is inspected again, as if it were new. False in any other state."""
+        return self._decide(id, before="rejected", state="pending", error=None, attempts=0)
+
+    def _decide(self, id: str, *, before: str = "pending", **values: Any) -> bool:
+        row = (self.table.id == id, self.table.state == before)
         return changed_one(
-            self._session.execute(update(self.table).where(*pending).values(updated_at=utc_now(), **values))
+            self._session.execute(update(self.table).where(*row).values(updated_at=utc_now(), **values))
         )
 
     def pending_since(self, cutoff: datetime) -> list[str]:

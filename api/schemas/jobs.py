@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
 from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
-from store.tables import Artifact, Job
+from store.tables import Artifact, Job, JobEvent
+from store.watch_repository import Look
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
 Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
 Device = Literal["any", "cpu", "gpu"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+REUSE = "Take an earlier job that computes the same, or has, instead of making one."
 
 
 class Evaluation(BaseModel):
@@ -40,6 +42,7 @@ class JobRequest(BaseModel):
     limits: Limits = Field(default_factory=Limits)
     device: Device = "any"
     labels: Labels = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(strict=True, description=REUSE)] = False
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -70,6 +73,7 @@ class QuantizeFields(CheckpointFields):
     limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
     device: Device = "any"
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(description=REUSE)] = False
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -113,7 +117,7 @@ class JobOut(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Job) -> JobOut:
+    def of(cls, row: Job) -> Self:
         same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "device", "labels"]
         same += ["created_at", "started_at", "finished_at", "updated_at"]
         return cls(
@@ -124,6 +128,20 @@ class JobOut(BaseModel):
             evaluation=Evaluation(dataset_id=row.dataset_id) if row.dataset_id else None,
             links=_links(row),
         )
+
+
+class SubmittedJob(JobOut):
+    """`duplicate_of`: an earlier job of yours that computes the same, or has. `reuse` would have given it."""
+
+    duplicate_of: str | None = None
+
+    @classmethod
+    def after(cls, row: Job, earlier: Job | None) -> SubmittedJob:
+        job = cls.of(row)
+        if earlier is None:
+            return job
+        links = {**job.links, "duplicate_of": f"/v1/jobs/{earlier.id}"}
+        return job.model_copy(update={"duplicate_of": earlier.id, "links": links})
 
 
 def _links(row: Job) -> dict[str, str]:
@@ -138,6 +156,44 @@ def _links(row: Job) -> dict[str, str]:
     if row.status == "succeeded":
         links |= {"report": f"{itself}/report", "artifacts": f"{itself}/artifacts"}
     return links
+
+
+class EventData(BaseModel):
+    """`status` with `attempt` and, of a failed job, `error`; or `phase`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Time
+
+
+class EventOut(BaseModel):
+    """`event` is `status` or `phase`; ids rise, but not one by one."""
+
+    id: int
+    event: str
+    data: EventData
+
+    @classmethod
+    def of(cls, row: JobEvent) -> Self:
+        return cls(id=row.id, event=row.kind, data=EventData(at=row.at, **row.data))
+
+
+class ProgressOut(BaseModel):
+    """The data of a `progress` event."""
+
+    phase: str | None
+    attempt: int
+    progress: Progress
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, look: Look) -> Self:
+        return cls(
+            phase=look.phase,
+            attempt=look.attempt,
+            progress=Progress(**look.progress),
+            metrics=look.metrics,
+        )
 
 
 class ArtifactOut(BaseModel):

@@ -7,19 +7,14 @@ from collections.abc import Callable
 from functools import partial
 
 from store.queue import Queue
-from store.tables import Checkpoint, Dataset, Job
+from store.tables import Checkpoint, Dataset, Job, Upload
 
 log = logging.getLogger(__name__)
 
 
-def announce_checkpoint(queue: Queue, row: Checkpoint) -> None:
+def announce_upload(queue: Queue, row: Upload) -> None:
     if row.state == "pending":
-        _send(queue.inspect_checkpoint, row.id)
-
-
-def announce_dataset(queue: Queue, row: Dataset) -> None:
-    if row.state == "pending":
-        _send(queue.inspect_dataset, row.id)
+        _send(queue.inspect_checkpoint if isinstance(row, Checkpoint) else queue.inspect_dataset, row.id)
 
 
 def announce_job(queue: Queue, row: Job, checkpoint: Checkpoint, dataset: Dataset | None) -> None:

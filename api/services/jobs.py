@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 
 from api.deps import Caller, Resources
 from api.errors import NotFound, NotReady
-from api.schemas.jobs import JobRequest, QuantizeFields
+from api.schemas.jobs import JobRequest, QuantizeFields, SubmittedJob
 from api.schemas.uploads import DatasetFields
-from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
-from api.services.uploads import not_found, put_checkpoint, put_dataset
+from api.services.dispatch import announce_job, announce_upload
+from api.services.idempotency import Answer, Once
+from api.services.kinds import CHECKPOINT, DATASET
+from api.services.uploads import Content, not_found, put
 from core.errors import InputError
-from store.blobs import BlobWriter
+from core.spec import QuantizationSpec
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
+from store.queue import Queue
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
 from store.transitions import UNFINISHED
 
 
-def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
-    """Raises NotFound, and InputError when what it names was rejected."""
+def submit(resources: Resources, caller: Caller, request: JobRequest, key: str | None = None) -> Answer:
+    """A job, or with `reuse` an earlier one; a `key` that was used before gives its answer again.
+
+    Raises NotFound, InputError when what it names was rejected, and IdempotencyKeyReused.
+    """
     with resources.database.write() as work:
+        once = Once(work, caller, key, ["jobs", request.model_dump(mode="json")])
+        if once.earlier is not None:
+            return once.earlier
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
         if checkpoint is None:
             raise not_found("checkpoint", request.checkpoint_id)
@@ -29,51 +42,99 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, caller, request, checkpoint, dataset)
-    announce_job(resources.queue, job, checkpoint, dataset)
-    return job
+        accepted = _accept(work, caller, request, checkpoint, dataset)
+        answer = once.keep(accepted.answer())
+    accepted.announce(resources.queue)
+    return answer
 
 
 def quantize(
-    resources: Resources, caller: Caller, fields: QuantizeFields, files: dict[str, BlobWriter]
-) -> Job:
+    resources: Resources,
+    caller: Caller,
+    fields: QuantizeFields,
+    files: Mapping[str, Content],
+    key: str | None = None,
+) -> Answer:
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
+    sums = {name: file.sha256 for name, file in sorted(files.items())}
     with resources.database.write() as work:
-        checkpoint, _ = put_checkpoint(work, resources.blobs, caller, fields, files["file"])
+        once = Once(work, caller, key, ["quantize", fields.model_dump(mode="json"), sums])
+        if once.earlier is not None:
+            return once.earlier
+        # In one order for all: two requests with the same files the other way round would wait for ever.
+        for sha256 in sorted(sums.values()):
+            work.lock_blob(sha256)
+        checkpoint, _ = put(work, resources.blobs, caller, CHECKPOINT, fields, files["file"])
         dataset = None
         if "dataset" in files:
-            dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
-        job = _add(work, caller, fields, checkpoint, dataset)
-    announce_checkpoint(resources.queue, checkpoint)
-    if dataset is not None:
-        announce_dataset(resources.queue, dataset)
-    announce_job(resources.queue, job, checkpoint, dataset)
-    return job
+            dataset, _ = put(work, resources.blobs, caller, DATASET, DatasetFields(), files["dataset"])
+        accepted = _accept(work, caller, fields, checkpoint, dataset)
+        answer = once.keep(accepted.answer())
+    for upload in filter(None, (checkpoint, dataset)):
+        announce_upload(resources.queue, upload)
+    accepted.announce(resources.queue)
+    return answer
 
 
-def _add(
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """`earlier` computes the same as `job`, which is new; or it is `job` itself, which was asked for."""
+
+    job: Job
+    earlier: Job | None
+    checkpoint: Checkpoint
+    dataset: Dataset | None
+
+    @property
+    def new(self) -> bool:
+        return self.job is not self.earlier
+
+    def answer(self) -> Answer:
+        status = HTTPStatus.ACCEPTED if self.new else HTTPStatus.OK
+        shown = SubmittedJob.after(self.job, self.earlier if self.new else None)
+        return Answer(status, shown.model_dump(mode="json"))
+
+    def announce(self, queue: Queue) -> None:
+        if self.new:
+            announce_job(queue, self.job, self.checkpoint, self.dataset)
+
+
+def _accept(
     work: UnitOfWork,
     caller: Caller,
-    wanted: JobRequest | QuantizeFields,
+    request: JobRequest | QuantizeFields,
     checkpoint: Checkpoint,
     dataset: Dataset | None,
-) -> Job:
-    spec = wanted.spec()
+) -> _Accepted:
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
-    return work.jobs.add(
-        Job(
-            id=new_id("job"),
-            owner=caller.owner,
-            checkpoint_id=checkpoint.id,
-            dataset_id=dataset.id if dataset is not None else None,
-            spec=spec.to_json(),
-            labels=wanted.labels,
-            device=wanted.device,
-            method=spec.method.name,
-        )
+    spec = request.spec()
+    digest = _digest(checkpoint, dataset, spec)
+    if request.reuse:
+        work.lock_digest(caller.owner, digest)
+    earlier = work.jobs.duplicate(caller.owner, digest)
+    if request.reuse and earlier is not None:
+        return _Accepted(earlier, earlier, checkpoint, dataset)
+    job = Job(
+        id=new_id("job"),
+        owner=caller.owner,
+        checkpoint_id=checkpoint.id,
+        dataset_id=dataset.id if dataset is not None else None,
+        spec=spec.to_json(),
+        labels=request.labels,
+        device=request.device,
+        method=spec.method.name,
+        digest=digest,
     )
+    return _Accepted(work.jobs.add(job), earlier, checkpoint, dataset)
+
+
+def _digest(checkpoint: Checkpoint, dataset: Dataset | None, spec: QuantizationSpec) -> str:
+    """What is computed, by content: of overrides the last that matches counts, so order stays."""
+    measured = [dataset.blob_sha256, dataset.classes] if dataset is not None else None
+    what = [checkpoint.blob_sha256, checkpoint.network, measured, spec.to_json()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def _refuse_rejected(upload: Upload, noun: str, field: str) -> None:

@@ -1,92 +1,73 @@
-"""Checkpoints and datasets: kept once by content and fields, found, listed, deleted."""
+"""Checkpoints and datasets: kept once by content and fields, found, deleted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from api.deps import Caller, Resources
 from api.errors import NotFound
-from api.schemas.uploads import CheckpointFields, DatasetFields
-from api.services.dispatch import announce_checkpoint, announce_dataset
-from store.blobs import BlobStore, BlobWriter
+from api.schemas.common import Fields
+from api.services.dispatch import announce_upload
+from api.services.kinds import Kind
+from store.blobs import BlobRef, BlobStore
 from store.database import UnitOfWork
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Checkpoint, Dataset, new_id
 
 
-def save_checkpoint(
-    resources: Resources, caller: Caller, fields: CheckpointFields, file: BlobWriter
-) -> tuple[Checkpoint, bool]:
-    """The checkpoint of these bytes and fields, and whether it is new."""
-    with resources.database.write() as work:
-        row, new = put_checkpoint(work, resources.blobs, caller, fields, file)
-    announce_checkpoint(resources.queue, row)
-    return row, new
+class Content(Protocol):
+    """Bytes that have come whole; they stay when they are committed."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def commit(self) -> BlobRef: ...
 
 
-def save_dataset(
-    resources: Resources, caller: Caller, fields: DatasetFields, file: BlobWriter
-) -> tuple[Dataset, bool]:
-    """The dataset of these bytes and fields, and whether it is new."""
-    with resources.database.write() as work:
-        row, new = put_dataset(work, resources.blobs, caller, fields, file)
-    announce_dataset(resources.queue, row)
-    return row, new
-
-
-def put_checkpoint(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: CheckpointFields, file: BlobWriter
-) -> tuple[Checkpoint, bool]:
-    network = fields.network().to_json()
-    row = Checkpoint(
-        id=new_id("ckpt"),
-        name=fields.name,
-        architecture=fields.architecture,
-        network=network,
-        **_common(caller, file, ["checkpoint", fields.name, network]),
-    )
-    return _put(work, work.checkpoints, blobs, row, file)
-
-
-def put_dataset(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: DatasetFields, file: BlobWriter
-) -> tuple[Dataset, bool]:
-    row = Dataset(
-        id=new_id("data"),
-        name=fields.name,
-        classes=fields.classes,
-        **_common(caller, file, ["dataset", fields.name, fields.classes]),
-    )
-    return _put(work, work.datasets, blobs, row, file)
-
-
-def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, Any]:
-    identity = json.dumps([caller.owner, file.sha256, *fields], sort_keys=True)
-    return {
-        "owner": caller.owner,
-        "blob_sha256": file.sha256,
-        "bytes": file.size,
-        "state": "pending",
-        "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
-    }
-
-
-def _put(
-    work: UnitOfWork,
-    repository: UploadRepository[UploadRow],
-    blobs: BlobStore,
-    row: UploadRow,
-    file: BlobWriter,
+def save(
+    resources: Resources, caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content
 ) -> tuple[UploadRow, bool]:
+    """The row of these bytes and fields, and whether it is new."""
+    with resources.database.write() as work:
+        row, new = put(work, resources.blobs, caller, kind, fields, file)
+    announce_upload(resources.queue, row)
+    return row, new
+
+
+def put(
+    work: UnitOfWork,
+    blobs: BlobStore,
+    caller: Caller,
+    kind: Kind[Fields, UploadRow],
+    fields: Fields,
+    file: Content,
+) -> tuple[UploadRow, bool]:
+    """As `save`, within a transaction; `announce_upload` is for after it.
+
+    What was rejected is pending again: who sends it once more may hope for another answer, since this
+    server may know more by now, and a reader may have crashed for other reasons than the file.
+    """
+    row, rows = kind.make(fields), kind.rows(work)
+    row.owner, row.state = caller.owner, "pending"
+    row.blob_sha256, row.bytes = file.sha256, file.size
+    row.fingerprint = _fingerprint(row.owner, row.blob_sha256, kind.noun, row.name, kind.meaning(row))
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
-    known = repository.by_fingerprint(row.fingerprint)
+    known = rows.by_fingerprint(row.fingerprint)
     if known is None or not blobs.exists(row.blob_sha256):
         file.commit()
-    held = repository.hold(known.id, known.owner) if known is not None else None
-    return (held, False) if held is not None else (repository.add(row), True)
+    held = rows.hold(known.id, known.owner) if known is not None else None
+    if held is None:
+        return rows.add(row), True
+    if held.state == "rejected" and rows.reopen(held.id):
+        held = rows.hold(held.id, held.owner) or held
+    return held, False
+
+
+def _fingerprint(*identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> UploadRow:
@@ -96,16 +77,16 @@ def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> Up
     return row
 
 
-def delete(
-    resources: Resources, work: UnitOfWork, repository: UploadRepository[UploadRow], caller: Caller, id: str
-) -> None:
+def delete(resources: Resources, caller: Caller, kind: Kind[Any, Any], id: str) -> None:
     """Raises NotFound, and InUse while an unfinished job needs it. The bytes go with their last row."""
-    sha256 = find(repository, caller, id).blob_sha256
-    work.lock_blob(sha256)
-    if not repository.delete(id):
-        raise not_found(repository.noun, id)
-    if not work.blob_in_use(sha256):
-        resources.blobs.delete(sha256)
+    with resources.database.write() as work:
+        rows = kind.rows(work)
+        sha256 = find(rows, caller, id).blob_sha256
+        work.lock_blob(sha256)
+        if not rows.delete(id):
+            raise not_found(kind.noun, id)
+        if not work.blob_in_use(sha256):
+            resources.blobs.delete(sha256)
 
 
 def not_found(noun: str, id: str) -> NotFound:

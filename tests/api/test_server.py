@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
-from api.app import create_app
 from api.settings import ApiSettings
-from store.migrate import upgrade
 from tests.api.problems import problem
+from tests.api.serving import serving
 
 MIB = bytes(1 << 20)
 PART = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
@@ -25,17 +22,8 @@ FORM = {"content-type": "multipart/form-data; boundary=b"}
 @pytest.fixture
 def server(tmp_path: Path, broker_url: str) -> Iterator[str]:
     settings = ApiSettings(data_dir=tmp_path, broker_url=broker_url, max_upload_bytes=64 * len(MIB))
-    upgrade(settings.database_url)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
+    with serving(settings) as running:
+        yield running.url
 
 
 def stored(folder: Path) -> list[Path]:

@@ -185,6 +185,19 @@ def test_an_uploaded_checkpoint_needs_no_architecture(fake: Fake) -> None:
     assert json.loads(fake.bodies["/v1/jobs"])["checkpoint_id"] == "ckpt_1"
 
 
+def test_an_earlier_job_that_computes_the_same_is_named(fake: Fake, tmp_path: Path) -> None:
+    fake.answers = {
+        ("POST", "/v1/jobs"): [(202, job("queued", duplicate_of="job_0"))],
+        ("GET", "/v1/jobs/job_1"): [(200, job("succeeded"))],
+        ("GET", "/v1/jobs/job_1/artifacts"): [(200, {"items": []})],
+        ("GET", "/v1/jobs/job_1/report"): [(200, REPORT)],
+    }
+    result = run("quantize", "ckpt_1", "--out", str(tmp_path))
+    assert "job_0 computes the same (--reuse takes it)" in result.output
+    assert run("quantize", "ckpt_1", "--reuse", "--detach").exit_code == 0
+    assert json.loads(fake.bodies["/v1/jobs"])["reuse"] is True
+
+
 def test_a_file_without_architecture_is_a_usage_error(fake: Fake, tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()
     result = run("quantize", str(tmp_path / "a.pt"))

@@ -175,7 +175,25 @@ def test_wait_keeps_to_its_timeout() -> None:
             client.wait("job_1", timeout=0.0)
 
 
-def test_a_post_is_never_repeated() -> None:
+def test_a_submission_that_was_lost_is_sent_again_under_its_key() -> None:
+    keys: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) < 3:
+            raise httpx.ReadError("reset")
+        return httpx.Response(202, json=job("queued"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").id == "job_1"
+        assert len(keys) == 3 and len(set(keys)) == 1
+        client.submit("ckpt_1", bits="w4a4")
+        client.submit("ckpt_1", bits="w4a4", idempotency_key="mine")
+    assert keys[3] != keys[0] and keys[4] == "mine"
+
+
+def test_an_upload_in_one_go_is_never_repeated(tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_bytes(b"weights")
     calls: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -183,8 +201,21 @@ def test_a_post_is_never_repeated() -> None:
         raise httpx.ReadError("reset")
 
     with client_of(handler) as client, pytest.raises(ConnectionLost):
-        client.submit("ckpt_1", bits="w4a4")
-    assert calls == ["/v1/jobs"]
+        client.upload_checkpoint(tmp_path / "network.pt", "cifar/resnet8")
+    assert calls == ["/v1/checkpoints"]
+
+
+def test_an_earlier_job_is_named_and_may_be_taken() -> None:
+    sent: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(202, json=job("queued", duplicate_of="job_0"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").duplicate_of == "job_0"
+        client.submit("ckpt_1", bits="w4a4", reuse=True)
+    assert [body.get("reuse") for body in sent] == [None, True]
 
 
 def test_result_of_a_failed_job_names_its_error() -> None:

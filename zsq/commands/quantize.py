@@ -18,6 +18,7 @@ from zsq.commands.uploads import (
     InputShape,
     Name,
     Numbers,
+    Resumable,
     class_names,
     integers,
     numbers,
@@ -63,6 +64,10 @@ def quantize(
     mean: Numbers = None,
     std: Numbers = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take an earlier job that computes the same, if there is one.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -83,6 +88,7 @@ def quantize(
                 mean=numbers(mean, "--mean"),
                 std=numbers(std, "--std"),
                 classes=class_names(classes),
+                resumable=resumable,
             ).id
         else:
             checkpoint_id = file
@@ -91,15 +97,18 @@ def quantize(
             bits=_json_or_text(bits) if bits.lstrip().startswith("{") else bits,
             method=what,
             profile=profile,
-            dataset_id=_dataset_id(client, dataset),
+            dataset_id=_dataset_id(client, dataset, resumable),
             seed=seed,
             limit_seconds=limit,
             device=device,
+            reuse=reuse,
         )
         if detach:
             console().print(job.id)
             return
         console().print(f"{job.id}: {bits}, {method}", markup=False)
+        if job.duplicate_of:
+            console().print(f"{job.duplicate_of} computes the same (--reuse takes it)", markup=False)
         follow(client, job.id)
         folder = out or Path(job.id)
         fetch(client, job.id, None, folder)
@@ -107,10 +116,10 @@ def quantize(
         console().print(f"Written to {folder}/", markup=False)
 
 
-def _dataset_id(client: Client, dataset: str | None) -> str | None:
+def _dataset_id(client: Client, dataset: str | None, resumable: bool | None) -> str | None:
     if dataset is None or (dataset.startswith("data_") and not Path(dataset).exists()):
         return dataset
-    return client.upload_dataset(dataset).id
+    return client.upload_dataset(dataset, resumable=resumable).id
 
 
 def method_json(

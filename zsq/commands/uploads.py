@@ -33,6 +33,14 @@ ClassNames = Annotated[
     typer.Option(help="Class names in the order of their numbers: a comma list, or @FILE with one a line."),
 ]
 
+Resumable = Annotated[
+    bool | None,
+    typer.Option(
+        "--resumable/--plain",
+        help="Go on after lost connections, or send it in one go; else large files are resumable.",
+    ),
+]
+
 
 def integers(text: str | None, option: str) -> list[int] | None:
     """`"3,32,32"` -> `[3, 32, 32]`."""
@@ -70,6 +78,7 @@ def upload_checkpoint(
     mean: Numbers = None,
     std: Numbers = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Upload a state dict (.pt, .pth, .safetensors) and print its id."""
@@ -83,6 +92,7 @@ def upload_checkpoint(
             mean=numbers(mean, "--mean"),
             std=numbers(std, "--std"),
             classes=class_names(classes),
+            resumable=resumable,
         )
     console().print(found.id)
 
@@ -92,11 +102,12 @@ def upload_dataset(
     file: FileArgument,
     name: Name = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Upload labelled images (.npz with x and y, or a zip or tar of folders) and print the id."""
     with connect(server) as client:
-        found = client.upload_dataset(file, name=name, classes=class_names(classes))
+        found = client.upload_dataset(file, name=name, classes=class_names(classes), resumable=resumable)
     console().print(found.id)
 
 

@@ -39,6 +39,7 @@ def test_a_job_is_accepted_enqueued_and_found(api: Api) -> None:
     assert (job["seed"], job["limits"], job["labels"]) == (7, {"seconds": 60.0}, {"team": "vision"})
     assert job["progress"] == {"fraction": 0.0, "step": 0, "steps": 0, "eta_seconds": None}
     got = api.http.get(f"/v1/jobs/{job['id']}")
+    assert job.pop("duplicate_of") is None
     assert got.json() == job and got.headers["retry-after"]
     assert api.queued()[ANY_QUEUE] == 1
 

@@ -1,0 +1,26 @@
+"""Locks by name that last until the transaction ends, for what no row stands for yet."""
+
+from __future__ import annotations
+
+import zlib
+from enum import IntEnum
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+
+class Lock(IntEnum):
+    """What a name belongs to. Two names may share a lock by chance: then one waits, and no more."""
+
+    # 1 is held by migrations.
+    BLOB = 2
+    IDEMPOTENCY_KEY = 3
+    DIGEST = 4
+    CLAIM = 5
+
+
+def lock(session: Session, kind: Lock, name: str) -> None:
+    """SQLite needs nothing: its writing transactions exclude each other."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = zlib.crc32(name.encode()) - 2**31
+        session.execute(text("SELECT pg_advisory_xact_lock(:kind, :key)"), {"kind": int(kind), "key": key})
