@@ -17,8 +17,10 @@ from sqlalchemy.orm import Session
 
 from store.errors import Unavailable
 from store.job_repository import JobRepository
+from store.key_repository import KeyRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
+from store.usage_repository import UsageRepository
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,8 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.keys = KeyRepository(session)
+        self.usage = UsageRepository(session)
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes.
@@ -109,6 +113,12 @@ class UnitOfWork:
         if self._session.get_bind().dialect.name == "postgresql":
             key = zlib.crc32(sha256.encode())
             self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
+
+    def lock_owner(self, owner: str) -> None:
+        """Until the transaction ends, no other one that asked for this lock adds to what the owner has."""
+        if self._session.get_bind().dialect.name == "postgresql":
+            key = zlib.crc32(owner.encode())
+            self._session.execute(text("SELECT pg_advisory_xact_lock(3, :key)"), {"key": key - 2**31})
 
     def blob_in_use(self, sha256: str) -> bool:
         """Whether any checkpoint, dataset or artifact still names these bytes."""

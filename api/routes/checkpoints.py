@@ -10,6 +10,7 @@ from api.routes.documented import After, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
 from api.schemas.uploads import CheckpointFields, CheckpointOut, State
 from api.services import uploads
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
 
@@ -30,7 +31,10 @@ async def upload_checkpoint(
 ) -> CheckpointOut:
     """Uploads a state dict. The same bytes and fields again give the same checkpoint, with 200."""
     limit = settings_of(request).max_upload_bytes
-    async with receive(request, resources.blobs, CheckpointFields, limit) as received:
+    async with (
+        admitted(request, resources, caller),
+        receive(request, resources.blobs, CheckpointFields, limit) as received,
+    ):
         row, new = await run_sync(
             uploads.save_checkpoint, resources, caller, received.fields, received.files["file"]
         )

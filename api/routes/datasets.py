@@ -8,6 +8,7 @@ from api.routes.documented import After, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
 from api.schemas.uploads import DatasetFields, DatasetOut, State
 from api.services import uploads
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
 
@@ -28,7 +29,10 @@ async def upload_dataset(
     The same bytes and fields again give the same dataset, with 200.
     """
     limit = settings_of(request).max_upload_bytes
-    async with receive(request, resources.blobs, DatasetFields, limit) as received:
+    async with (
+        admitted(request, resources, caller),
+        receive(request, resources.blobs, DatasetFields, limit) as received,
+    ):
         row, new = await run_sync(
             uploads.save_dataset, resources, caller, received.fields, received.files["file"]
         )

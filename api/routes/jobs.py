@@ -11,6 +11,7 @@ from api.routes.documented import After, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
 from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status
 from api.services import jobs
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
 from store.tables import Job
@@ -56,9 +57,11 @@ async def quantize(
 ) -> JobOut:
     """One shot: uploads a checkpoint, and a dataset if one is given, and queues a job on them."""
     limit = settings_of(request).max_upload_bytes
-    async with receive(
-        request, resources.blobs, QuantizeFields, limit, optional_files=frozenset({"dataset"}), raw=False
-    ) as received:
+    extra = frozenset({"dataset"})
+    async with (
+        admitted(request, resources, caller),
+        receive(request, resources.blobs, QuantizeFields, limit, optional_files=extra, raw=False) as received,
+    ):
         job = await run_sync(jobs.quantize, resources, caller, received.fields, received.files)
     return _accepted(response, job)
 

@@ -8,6 +8,7 @@ from api.deps import Caller, Resources
 from api.errors import NotFound, NotReady
 from api.schemas.jobs import JobRequest, QuantizeFields
 from api.schemas.uploads import DatasetFields
+from api.services import quota
 from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
 from api.services.uploads import not_found, put_checkpoint, put_dataset
 from core.errors import InputError
@@ -20,8 +21,9 @@ from store.transitions import UNFINISHED
 
 
 def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
-    """Raises NotFound, and InputError when what it names was rejected."""
+    """Raises NotFound, TooMany, and InputError when what it names was rejected."""
     with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
         if checkpoint is None:
             raise not_found("checkpoint", request.checkpoint_id)
@@ -30,7 +32,7 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, caller, request.spec(), checkpoint, dataset, request.labels)
+        job = _add(work, resources, caller, request.spec(), checkpoint, dataset, request.labels)
     announce_job(resources.queue, job, checkpoint, dataset)
     return job
 
@@ -40,11 +42,12 @@ def quantize(
 ) -> Job:
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     with resources.database.write() as work:
-        checkpoint, _ = put_checkpoint(work, resources.blobs, caller, fields, files["file"])
+        quota.lock(work, resources.access, caller)
+        checkpoint, _ = put_checkpoint(work, resources, caller, fields, files["file"])
         dataset = None
         if "dataset" in files:
-            dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
-        job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
+            dataset, _ = put_dataset(work, resources, caller, DatasetFields(), files["dataset"])
+        job = _add(work, resources, caller, fields.spec(), checkpoint, dataset, fields.labels)
     announce_checkpoint(resources.queue, checkpoint)
     if dataset is not None:
         announce_dataset(resources.queue, dataset)
@@ -54,6 +57,7 @@ def quantize(
 
 def _add(
     work: UnitOfWork,
+    resources: Resources,
     caller: Caller,
     spec: QuantizationSpec,
     checkpoint: Checkpoint,
@@ -63,6 +67,7 @@ def _add(
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
+    quota.check_queue(work, resources.access, caller)
     return work.jobs.add(
         Job(
             id=new_id("job"),

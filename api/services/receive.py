@@ -12,12 +12,12 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 
+from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import FormFields
 from api.services.multipart import FormReader
@@ -27,8 +27,6 @@ Fields = TypeVar("Fields", bound=FormFields)
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
-# Read and dropped before a refusal, since a client that is cut off while it sends may miss the answer.
-_DRAIN_BYTES, _DRAIN_SECONDS = 1 << 30, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ async def receive(
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
         except ApiError:
-            await _drain(request, stream)
+            await drain(request, stream)
             raise
         for name, writer in received.files.items():
             if writer.size == 0:
@@ -142,17 +140,6 @@ async def _pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> 
             batch, size = [], 0
     if size:
         await run_sync(feed, b"".join(batch))
-
-
-async def _drain(request: Request, stream: AsyncIterator[bytes]) -> None:
-    if request.headers.get("expect", "").lower() == "100-continue":
-        return  # such a client waits for our word before it sends
-    left = _DRAIN_BYTES
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        async for chunk in stream:
-            left -= len(chunk)
-            if left < 0:
-                break
 
 
 def _validated(schema: type[Fields], values: dict[str, str]) -> Fields:

@@ -9,8 +9,9 @@ from typing import Any
 from api.deps import Caller, Resources
 from api.errors import NotFound
 from api.schemas.uploads import CheckpointFields, DatasetFields
+from api.services import quota
 from api.services.dispatch import announce_checkpoint, announce_dataset
-from store.blobs import BlobStore, BlobWriter
+from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.repositories import UploadRepository, UploadRow
 from store.tables import Checkpoint, Dataset, new_id
@@ -21,7 +22,8 @@ def save_checkpoint(
 ) -> tuple[Checkpoint, bool]:
     """The checkpoint of these bytes and fields, and whether it is new."""
     with resources.database.write() as work:
-        row, new = put_checkpoint(work, resources.blobs, caller, fields, file)
+        quota.lock(work, resources.access, caller)
+        row, new = put_checkpoint(work, resources, caller, fields, file)
     announce_checkpoint(resources.queue, row)
     return row, new
 
@@ -31,13 +33,14 @@ def save_dataset(
 ) -> tuple[Dataset, bool]:
     """The dataset of these bytes and fields, and whether it is new."""
     with resources.database.write() as work:
-        row, new = put_dataset(work, resources.blobs, caller, fields, file)
+        quota.lock(work, resources.access, caller)
+        row, new = put_dataset(work, resources, caller, fields, file)
     announce_dataset(resources.queue, row)
     return row, new
 
 
 def put_checkpoint(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: CheckpointFields, file: BlobWriter
+    work: UnitOfWork, resources: Resources, caller: Caller, fields: CheckpointFields, file: BlobWriter
 ) -> tuple[Checkpoint, bool]:
     network = fields.network().to_json()
     row = Checkpoint(
@@ -47,11 +50,11 @@ def put_checkpoint(
         network=network,
         **_common(caller, file, ["checkpoint", fields.name, network]),
     )
-    return _put(work, work.checkpoints, blobs, row, file)
+    return _put(work, work.checkpoints, resources, caller, row, file)
 
 
 def put_dataset(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: DatasetFields, file: BlobWriter
+    work: UnitOfWork, resources: Resources, caller: Caller, fields: DatasetFields, file: BlobWriter
 ) -> tuple[Dataset, bool]:
     row = Dataset(
         id=new_id("data"),
@@ -59,7 +62,7 @@ def put_dataset(
         classes=fields.classes,
         **_common(caller, file, ["dataset", fields.name, fields.classes]),
     )
-    return _put(work, work.datasets, blobs, row, file)
+    return _put(work, work.datasets, resources, caller, row, file)
 
 
 def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, Any]:
@@ -76,14 +79,17 @@ def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, An
 def _put(
     work: UnitOfWork,
     repository: UploadRepository[UploadRow],
-    blobs: BlobStore,
+    resources: Resources,
+    caller: Caller,
     row: UploadRow,
     file: BlobWriter,
 ) -> tuple[UploadRow, bool]:
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
     known = repository.by_fingerprint(row.fingerprint)
-    if known is None or not blobs.exists(row.blob_sha256):
+    if known is None:
+        quota.check_room(work, resources.access, caller, row.bytes)
+    if known is None or not resources.blobs.exists(row.blob_sha256):
         file.commit()
     held = repository.hold(known.id, known.owner) if known is not None else None
     return (held, False) if held is not None else (repository.add(row), True)
