@@ -48,7 +48,7 @@ class OwnPages:
             origin = headers.get("origin")
             if origin is not None and not self._is_own_page(origin.lower(), host.lower()):
                 return Forbidden(
-                    "Pages from elsewhere may not change anything here. ZSQ_CORS_ORIGINS lists those that may.",
+                    "Pages from elsewhere may change nothing here. ZSQ_CORS_ORIGINS lists those that may.",
                     code="foreign_origin",
                 )
         return None

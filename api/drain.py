@@ -1,4 +1,4 @@
-"""The rest of a refused body is read and dropped: a client that is cut off while it sends may miss the answer."""
+"""The rest of a refused body is read and dropped: who is cut off while sending may miss the answer."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class ApiSettings(StoreSettings):
     """The largest file that is taken; what is longer is refused with 413 while it streams in."""
 
     auth: Literal["auto", "required", "off"] = "auto"
-    """Whether calls need an API key: `auto` asks for one unless `host` is loopback; `off` only works there."""
+    """Whether calls need an API key: `auto` unless `host` is loopback; `off` only works there."""
 
     allowed_hosts: Hosts = ()
     """The names that a Host header may have, beside loopback's; `*.example.org` for all below."""

@@ -95,15 +95,13 @@ class Counters:
                     return await question(self._shared)
             except Exception as error:  # whatever the driver raises: calls go on, counted here
                 self._away_until = time.monotonic() + _AWAY_SECONDS
-                log.warning(
-                    "the broker counts no calls, this process does: %s", error or type(error).__name__
-                )
+                log.warning("the broker counts no calls, this process does: %r", error)
         return await question(self._own)
 
     async def close(self) -> None:
         if self._storage is not None:
-            connection: Any = self._storage.bridge.get_connection()
-            await connection.aclose()
+            bridge: Any = self._storage.bridge
+            await bridge.get_connection().aclose()
 
 
 def _shared_storage(broker_url: str) -> RedisStorage | None:
@@ -121,7 +119,7 @@ def _shared_storage(broker_url: str) -> RedisStorage | None:
 
 
 def network_of(address: str) -> str:
-    """What counts as one caller: an IPv4 address, or an IPv6 network of 64 bits, which one host may have whole."""
+    """What counts as one caller: an IPv4 address, or 64 bits of an IPv6 one: hosts have such networks whole."""
     try:
         found = ip_address(address)
     except ValueError:

@@ -15,7 +15,7 @@ class Slots:
         self._taken: Counter[str] = Counter()
 
     def used(self, owner: str) -> int:
-        return self._taken[owner] if owner in self._taken else 0
+        return self._taken.get(owner, 0)
 
     @contextmanager
     def one(self, owner: str) -> Iterator[bool]:
