@@ -1,4 +1,4 @@
-"""Bodies that are read whole may not be large; uploads stream and have limits of their own. None may stall."""
+"""Bodies that are read whole may not be large; uploads stream, with limits of their own. None may stall."""
 
 from __future__ import annotations
 

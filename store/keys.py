@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,27 +21,29 @@ from sqlalchemy import make_url
 from store.database import Database
 from store.errors import StoreError
 from store.key_repository import OWNER, is_usable
-from store.settings import StoreSettings, store_settings
+from store.settings import store_settings
 from store.tables import ApiKey, utc_now
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     asked = _parser().parse_args(words)
+    logging.basicConfig(level=logging.CRITICAL)  # what goes wrong is said below, once
     try:
         settings = store_settings()
     except ValidationError as error:
         return _complain(f"A setting cannot be used: {error}")
+    url = make_url(settings.database_url)
+    shown = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        return _complain(f"There is no {shown} yet: start the server once, or run `python -m store.migrate`.")
+    database = Database.from_settings(settings)
     try:
-        database = Database.from_settings(settings)
-        try:
-            return int(asked.run(database, asked))
-        finally:
-            database.dispose()
-    except (StoreError, OSError) as error:
-        return _complain(
-            f"{error} The database: {_shown(settings)}. `python -m store.migrate` makes its tables."
-        )
+        return int(asked.run(database, asked))
+    except StoreError as error:
+        return _complain(f"{error} It is {shown}; `python -m store.migrate` makes its tables.")
+    finally:
+        database.dispose()
 
 
 def _create(database: Database, asked: argparse.Namespace) -> int:
@@ -105,10 +109,6 @@ def _public(row: ApiKey) -> dict[str, Any]:
 
 def _time(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M}Z" if time is not None else ""
-
-
-def _shown(settings: StoreSettings) -> str:
-    return make_url(settings.database_url).render_as_string(hide_password=True)
 
 
 def _tell(line: str) -> None:

@@ -119,7 +119,7 @@ def _shared_storage(broker_url: str) -> RedisStorage | None:
 
 
 def network_of(address: str) -> str:
-    """What counts as one caller: an IPv4 address, or 64 bits of an IPv6 one: hosts have such networks whole."""
+    """What counts as one caller: an IPv4 address, or 64 bits of an IPv6 one, all of a host's."""
     try:
         found = ip_address(address)
     except ValueError:
