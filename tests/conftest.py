@@ -22,7 +22,7 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
     del os.environ[_name]
 
-# What Starlette's test client calls the server: without API keys, it answers to no other than loopback's names.
+# What Starlette's test client calls the server, which else answers to loopback's names alone.
 os.environ["ZSQ_ALLOWED_HOSTS"] = "testserver"
 
 
