@@ -10,7 +10,14 @@ from api.schemas.jobs import JobRequest, QuantizeFields
 from api.schemas.uploads import DatasetFields
 from api.services import quota
 from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
-from api.services.uploads import not_found, put_checkpoint, put_dataset
+from api.services.uploads import (
+    check_room,
+    checkpoint_row,
+    dataset_row,
+    not_found,
+    put_checkpoint,
+    put_dataset,
+)
 from core.errors import InputError
 from core.spec import QuantizationSpec
 from store.blobs import BlobWriter
@@ -32,7 +39,8 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, resources, caller, request.spec(), checkpoint, dataset, request.labels)
+        quota.check_queue(work, resources.access, caller)
+        job = _add(work, caller, request.spec(), checkpoint, dataset, request.labels)
     announce_job(resources.queue, job, checkpoint, dataset)
     return job
 
@@ -43,11 +51,17 @@ def quantize(
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
+        quota.check_queue(work, resources.access, caller)
+        # Both at once, before the bytes of either are kept: a rollback would not take them back.
+        rows: list[Checkpoint | Dataset] = [checkpoint_row(caller, fields, files["file"])]
+        if "dataset" in files:
+            rows.append(dataset_row(caller, DatasetFields(), files["dataset"]))
+        check_room(work, resources, caller, *rows)
         checkpoint, _ = put_checkpoint(work, resources, caller, fields, files["file"])
         dataset = None
         if "dataset" in files:
             dataset, _ = put_dataset(work, resources, caller, DatasetFields(), files["dataset"])
-        job = _add(work, resources, caller, fields.spec(), checkpoint, dataset, fields.labels)
+        job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
     announce_checkpoint(resources.queue, checkpoint)
     if dataset is not None:
         announce_dataset(resources.queue, dataset)
@@ -57,7 +71,6 @@ def quantize(
 
 def _add(
     work: UnitOfWork,
-    resources: Resources,
     caller: Caller,
     spec: QuantizationSpec,
     checkpoint: Checkpoint,
@@ -67,7 +80,6 @@ def _add(
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
-    quota.check_queue(work, resources.access, caller)
     return work.jobs.add(
         Job(
             id=new_id("job"),

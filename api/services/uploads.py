@@ -42,27 +42,44 @@ def save_dataset(
 def put_checkpoint(
     work: UnitOfWork, resources: Resources, caller: Caller, fields: CheckpointFields, file: BlobWriter
 ) -> tuple[Checkpoint, bool]:
-    network = fields.network().to_json()
-    row = Checkpoint(
-        id=new_id("ckpt"),
-        name=fields.name,
-        architecture=fields.architecture,
-        network=network,
-        **_common(caller, file, ["checkpoint", fields.name, network]),
-    )
+    row = checkpoint_row(caller, fields, file)
     return _put(work, work.checkpoints, resources, caller, row, file)
 
 
 def put_dataset(
     work: UnitOfWork, resources: Resources, caller: Caller, fields: DatasetFields, file: BlobWriter
 ) -> tuple[Dataset, bool]:
-    row = Dataset(
+    return _put(work, work.datasets, resources, caller, dataset_row(caller, fields, file), file)
+
+
+def checkpoint_row(caller: Caller, fields: CheckpointFields, file: BlobWriter) -> Checkpoint:
+    network = fields.network().to_json()
+    return Checkpoint(
+        id=new_id("ckpt"),
+        name=fields.name,
+        architecture=fields.architecture,
+        network=network,
+        **_common(caller, file, ["checkpoint", fields.name, network]),
+    )
+
+
+def dataset_row(caller: Caller, fields: DatasetFields, file: BlobWriter) -> Dataset:
+    return Dataset(
         id=new_id("data"),
         name=fields.name,
         classes=fields.classes,
         **_common(caller, file, ["dataset", fields.name, fields.classes]),
     )
-    return _put(work, work.datasets, resources, caller, row, file)
+
+
+def check_room(work: UnitOfWork, resources: Resources, caller: Caller, *rows: Checkpoint | Dataset) -> None:
+    """Raises QuotaExceeded unless those of the rows that are new fit, all together."""
+    size = 0
+    for row in rows:
+        known: UploadRepository[Any] = work.checkpoints if isinstance(row, Checkpoint) else work.datasets
+        if known.by_fingerprint(row.fingerprint) is None:
+            size += row.bytes
+    quota.check_room(work, resources.access, caller, size)
 
 
 def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, Any]:
