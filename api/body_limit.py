@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NoReturn
 
 import anyio
 from starlette._utils import get_route_path
@@ -40,24 +41,26 @@ class BodyLimit:
             if complete:  # what comes now is the client's going away, for which a stream may wait long
                 return await receive()
             if too_large:
-                request = Request(scope, receive)
-                await drain(request, request.stream())
-                raise _too_large()
+                await _refuse(scope, receive)
             left = self._seconds if streamed else deadline - time.monotonic()
             try:
                 with anyio.fail_after(max(0.0, left)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"The body did not come within {self._seconds:g} s.") from None
+                detail = f"The body did not come within {self._seconds:g} s."
+                raise HTTPException(408, detail, headers={"Connection": "close"}) from None
             complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > MAX_BYTES and not streamed:
-                raise _too_large()
+                await _refuse(scope, None if complete else receive)
             return message
 
         await self._app(scope, limited, send)
 
 
-def _too_large() -> HTTPException:
+async def _refuse(scope: Scope, rest: Receive | None) -> NoReturn:
+    if rest is not None:
+        request = Request(scope, rest)
+        await drain(request, request.stream())
     # FastAPI lets only this class through while it reads a body.
-    return HTTPException(413, f"The body may hold {MAX_BYTES} bytes at most.")
+    raise HTTPException(413, f"The body may hold {MAX_BYTES} bytes at most.")

@@ -14,7 +14,7 @@ _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key; `zsq keys create` on the server makes one. Not asked for on loopback by default.",
+    "description": "An API key, made by `zsq keys create` on the server. Loopback needs none by default.",
 }
 # What the guard, and what stands before it, may answer to any call.
 _GUARDED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS)

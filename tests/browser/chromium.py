@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -67,9 +66,6 @@ class Page:
         while not self.look(f"Boolean({code})"):
             assert time.monotonic() < end, f"never came true: {code}\n{self.look('document.body.innerText')}"
             time.sleep(0.05)
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
 
 @contextmanager

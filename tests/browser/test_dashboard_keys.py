@@ -90,12 +90,20 @@ def hidden(id: str) -> str:
     return f"document.getElementById('{id}').offsetParent === null"
 
 
+FILL = """
+    const chosen = new DataTransfer();
+    chosen.items.add(new File(['weights'], 'network.pt'));
+    document.getElementById('file').files = chosen.files;
+    document.getElementById('architecture').value = 'cifar/resnet20';
+"""
+
+
 def enter(page: Page, key: str) -> None:
     page.look(f"document.getElementById('key').value = '{key}'")
     page.look("document.querySelector('#unlock button').click()")
 
 
-def test_the_page_asks_for_a_key_says_when_it_is_wrong_and_forgets_it(
+def test_the_page_asks_for_a_key_uses_it_for_everything_and_forgets_it(
     server: Server, page: Page, tmp_path: Path
 ) -> None:
     mine, its_id = server.key("ann")
@@ -104,7 +112,6 @@ def test_the_page_asks_for_a_key_says_when_it_is_wrong_and_forgets_it(
     page.open(server.url)
     page.wait(f"!({hidden('unlock')})")
     assert page.look(hidden("main")) and page.look(hidden("forget"))
-    page.screenshot(tmp_path / "asked.png")
 
     enter(page, "zsq_" + 24 * "0" + "_" + 43 * "A")
     page.wait("document.getElementById('wrong-key').textContent.includes('does not take')")
@@ -116,7 +123,6 @@ def test_the_page_asks_for_a_key_says_when_it_is_wrong_and_forgets_it(
     page.wait("document.getElementById('who').innerText.startsWith('ann: ')")
     assert page.look(hidden("unlock"))
     assert page.look("location.href") == f"{server.url}/", "a key in the address would be logged"
-    page.screenshot(tmp_path / "unlocked.png")
 
     page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.look("document.querySelector('#jobs .links a').click()")
@@ -124,6 +130,10 @@ def test_the_page_asks_for_a_key_says_when_it_is_wrong_and_forgets_it(
     while not (tmp_path / "model.onnx").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert (tmp_path / "model.onnx").read_bytes() == MODEL
+
+    page.look(FILL)
+    page.look("document.querySelector('#quantize button').click()")
+    page.wait("document.getElementById('said').textContent.startsWith('Accepted: job_')")
 
     page.open(server.url)
     page.wait(f"document.getElementById('jobs').innerText.includes('{job}')")
@@ -137,8 +147,7 @@ def test_the_page_asks_for_a_key_says_when_it_is_wrong_and_forgets_it(
     page.wait("document.getElementById('who').innerText.startsWith('bob: ')")
     assert job not in page.look("document.documentElement.outerHTML")
 
-    enter_again = "document.getElementById('forget').click()"
-    page.look(enter_again)
+    page.look("document.getElementById('forget').click()")
     enter(page, mine)
     page.wait(f"document.getElementById('jobs').innerText.includes('{job}')")
     with server.resources.database.write() as work:
