@@ -49,7 +49,7 @@ class Guard:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send if window is None else _telling(send, window))
-        if key is not None:
+        if key is not None and access.keyring.use_is_due(key):
             await run_sync(access.keyring.note_use, key)
 
     async def _key(self, scope: Scope, access: Access) -> ApiKey:

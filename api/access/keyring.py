@@ -58,11 +58,14 @@ class Keyring:
             self._entries.popitem(last=False)
         return row
 
+    def use_is_due(self, row: ApiKey) -> bool:
+        """Whether `note_use` is worth a thread."""
+        return use_is_due(row, utc_now())
+
     def note_use(self, row: ApiKey) -> None:
         """Writes when the key was last used, once a minute at most. What fails here fails no call."""
-        now = utc_now()
-        if not use_is_due(row, now):
-            return
+        # Of the copy that is trusted, too: calls until the next look need not try again.
+        row.last_used_at = now = utc_now()
         try:
             with self._database.write() as work:
                 work.keys.note_use(row.id, now)

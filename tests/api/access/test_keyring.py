@@ -81,7 +81,11 @@ def test_a_use_that_cannot_be_noted_harms_nobody(database: Database) -> None:
     digest, id = new_key(database)
     row = keyring.look_up(digest)
     assert row is not None
+    assert keyring.use_is_due(row)
     keyring.note_use(row)
+    assert not keyring.use_is_due(row) and keyring.trusted(digest) is row, (
+        "not for every call until the next look"
+    )
     with database.read() as work:
         found = work.keys.get(id)
         assert found is not None and found.last_used_at is not None
