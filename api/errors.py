@@ -135,7 +135,12 @@ class TooMany(ApiError):
     code = "too_many"
 
     def __init__(
-        self, detail: str, *, code: str, retry_after: int, headers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after: int = 1,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail, code=code, headers={**(headers or {}), "Retry-After": str(retry_after)})
 

@@ -47,10 +47,14 @@ def server(tmp_path: Path, broker_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def careful(tmp_path: Path, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """As `python -m api` serves it, with keys, and little patience for bodies: its address."""
+def careful(
+    request: pytest.FixtureRequest, tmp_path: Path, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, int]]:
+    """As `python -m api` serves it, with keys; the parameter is its patience for bodies. Its address."""
     monkeypatch.setattr(main, "HEADER_BYTES", 8 << 10)
-    settings = ApiSettings(data_dir=tmp_path, broker_url=broker_url, auth="required", body_seconds=0.3)
+    settings = ApiSettings(
+        data_dir=tmp_path, broker_url=broker_url, auth="required", body_seconds=getattr(request, "param", 30)
+    )
     upgrade(settings.database_url)
     server = uvicorn.Server(
         uvicorn.Config(create_app(settings), port=0, log_level="error", **main.protocol())
@@ -76,6 +80,7 @@ def exchange(address: tuple[str, int], *sent: bytes) -> bytes:
         return answer
 
 
+@pytest.mark.parametrize("careful", [0.3], indirect=True)
 @pytest.mark.parametrize(
     "head",
     [
