@@ -8,10 +8,27 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from api import errors, openapi
+from api import cors, errors, openapi
+from api.access.keyring import Keyring
+from api.access.rates import Counters, Rate
+from api.access.slots import Slots
 from api.body_limit import BodyLimit
-from api.deps import Resources
-from api.routes import artifacts, catalogue, checkpoints, datasets, events, health, jobs, resumable, web
+from api.browsers import OwnPages
+from api.deps import Access, Resources
+from api.guard import Guard
+from api.routes import (
+    artifacts,
+    catalogue,
+    checkpoints,
+    datasets,
+    events,
+    health,
+    jobs,
+    limits,
+    resumable,
+    web,
+)
+from api.security_headers import SecurityHeaders
 from api.services.watching import Hub
 from api.settings import ApiSettings
 from api.shutdown import told_to_stop
@@ -28,17 +45,29 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: ApiSettings = app.state.settings
     blobs = make_blobs(settings.blobs_url)
     blobs.remove_abandoned(_ABANDONED_SECONDS)
-    app.state.resources = resources = Resources(
-        Database.from_settings(settings), blobs, Queue(settings.broker_url)
-    )
-    app.state.hub = hub = Hub(resources.database)
+    database, counters = Database.from_settings(settings), Counters(settings.broker_url)
+    access = _access(settings, database, counters)
+    app.state.resources = resources = Resources(database, blobs, Queue(settings.broker_url), access)
+    app.state.hub = hub = Hub(database)
     try:
         async with hub.running():
             with told_to_stop(hub.close):
                 yield
     finally:
+        await counters.close()
         resources.queue.close()
         resources.database.dispose()
+
+
+def _access(settings: ApiSettings, database: Database, counters: Counters) -> Access:
+    return Access(
+        keyring=Keyring(database),
+        calls=Rate("calls", settings.rate_per_minute, counters),
+        failures=Rate("failed-keys", settings.failed_keys_per_minute, counters),
+        uploads=Slots(settings.owner_uploads),
+        stored_bytes=settings.owner_stored_bytes,
+        queued_jobs=settings.owner_queued_jobs,
+    )
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
@@ -52,11 +81,17 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings = settings or ApiSettings()
+    app.state.settings = settings = settings or ApiSettings()
     errors.install(app)
     openapi.install(app)
-    app.add_middleware(BodyLimit)
-    for routes in (checkpoints, datasets, resumable, jobs, events, artifacts, catalogue, health, web):
+    # The last one added is the first to see a call.
+    app.add_middleware(BodyLimit, seconds=settings.body_seconds)
+    app.add_middleware(Guard, settings=settings)
+    cors.install(app, settings)
+    app.add_middleware(OwnPages, settings=settings)
+    app.add_middleware(SecurityHeaders, settings=settings)
+    uploads_and_jobs = (checkpoints, datasets, resumable, jobs, events, artifacts)
+    for routes in (*uploads_and_jobs, limits, catalogue, health, web):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

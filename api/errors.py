@@ -3,6 +3,8 @@
     ApiError                     the request itself, before core or store have a say
     ├── Invalid                  422, with every fault located in `errors`
     ├── IdempotencyKeyReused     422  the key belongs to another request
+    ├── Unauthorized             401  no key, or none that is good; never which
+    ├── Forbidden                403  a foreign page or name, not a foreign owner: that is 404
     ├── NotFound                 404
     ├── Expired                  410  a resumable upload that was not gone on with in time
     ├── NotReady                 409  the job has not produced this (yet)
@@ -11,6 +13,8 @@
     ├── UnsupportedTusVersion    412
     ├── ChecksumMismatch         460  tus's own: the bytes are not those that were announced
     ├── PayloadTooLarge          413
+    │   └── QuotaExceeded        413  with what is used and what is allowed
+    ├── TooMany                  429, with Retry-After
     ├── UnsupportedMediaType     415
     └── RangeNotSatisfiable      416
 
@@ -68,12 +72,14 @@ class ApiError(Exception):
         code: str | None = None,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        **extensions: Any,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
         self.errors = list(errors)
         self.headers = headers
+        self.extensions = extensions
 
 
 class Invalid(ApiError):
@@ -93,6 +99,19 @@ class Invalid(ApiError):
         where = f"{first.field}: " if first.field else ""
         own = first.code if len(errors) == 1 and first.code in OWN_CODES else None
         return cls(f"{where}{first.detail}{more}", code=own, errors=errors)
+
+
+class Unauthorized(ApiError):
+    """One text for keys that are missing, malformed, unknown, expired and revoked: nothing can be guessed."""
+
+    code = "unauthorized"
+
+    def __init__(self, detail: str = "This needs a valid API key, as `Authorization: Bearer <key>`.") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    code = "forbidden"
 
 
 class NotFound(ApiError):
@@ -131,6 +150,26 @@ class PayloadTooLarge(ApiError):
     code = "payload_too_large"
 
 
+class QuotaExceeded(PayloadTooLarge):
+    code = "quota_exceeded"
+
+
+class TooMany(ApiError):
+    """`retry_after` is in seconds."""
+
+    code = "too_many"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, code=code, headers={**(headers or {}), "Retry-After": str(retry_after)})
+
+
 class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
@@ -150,6 +189,8 @@ STATUS: Mapping[type[Exception], int] = {
     ApiError: HTTPStatus.BAD_REQUEST,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Expired: HTTPStatus.GONE,
     NotReady: HTTPStatus.CONFLICT,
@@ -158,6 +199,8 @@ STATUS: Mapping[type[Exception], int] = {
     ChecksumMismatch: 460,
     MalformedRequest: HTTPStatus.BAD_REQUEST,
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    QuotaExceeded: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     core.ZsqError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -233,9 +276,25 @@ def _field_error(found: Mapping[str, Any]) -> FieldError:
     return FieldError(field=".".join(location), code=found["type"], detail=detail)
 
 
+def answer(error: ApiError | store.StoreError) -> Response:
+    """For what stands before the application's own handlers."""
+    if isinstance(error, ApiError):
+        return problem(
+            status_of(error),
+            error.code,
+            error.detail,
+            errors=error.errors,
+            headers=error.headers,
+            **error.extensions,
+        )
+    status = status_of(error)
+    later = {"Retry-After": "2"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(status, error.code, error.detail, headers=later)
+
+
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return problem(status_of(error), error.code, error.detail, errors=error.errors, headers=error.headers)
+    return answer(error)
 
 
 async def _on_core_error(request: Request, error: Exception) -> Response:
@@ -246,9 +305,7 @@ async def _on_core_error(request: Request, error: Exception) -> Response:
 
 async def _on_store_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, store.StoreError)
-    status = status_of(error)
-    later = {"Retry-After": "2"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(status, error.code, error.detail, headers=later)
+    return answer(error)
 
 
 async def _on_request_validation(request: Request, error: Exception) -> Response:
@@ -279,11 +336,15 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
-async def _on_anything_else(request: Request, error: Exception) -> Response:
-    # Starlette logs the traceback; the caller learns nothing of the inside.
+def unforeseen() -> Response:
+    """The server logs the traceback; the caller learns nothing of the inside."""
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here. It has been logged."
     )
+
+
+async def _on_anything_else(request: Request, error: Exception) -> Response:
+    return unforeseen()
 
 
 def install(app: FastAPI) -> None:

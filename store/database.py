@@ -17,10 +17,12 @@ from sqlalchemy.orm import Session
 from store.errors import Unavailable
 from store.idempotency_repository import IdempotencyRepository
 from store.job_repository import JobRepository
+from store.key_repository import KeyRepository
 from store.locks import Lock, lock
 from store.partial_upload_repository import PartialUploadRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
+from store.usage_repository import UsageRepository
 from store.watch_repository import WatchRepository
 
 log = logging.getLogger(__name__)
@@ -106,6 +108,8 @@ class UnitOfWork:
         self.idempotency = IdempotencyRepository(session)
         self.partial_uploads = PartialUploadRepository(session)
         self.watches = WatchRepository(session)
+        self.keys = KeyRepository(session)
+        self.usage = UsageRepository(session)
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes."""
@@ -114,6 +118,10 @@ class UnitOfWork:
     def lock_digest(self, owner: str, digest: str) -> None:
         """Until the transaction ends, no other one looks for the owner's job with this digest."""
         lock(self._session, Lock.DIGEST, f"{owner}\0{digest}")
+
+    def lock_owner(self, owner: str) -> None:
+        """Until the transaction ends, no other one that asked for this lock adds to what the owner has."""
+        lock(self._session, Lock.OWNER, owner)
 
     def blob_in_use(self, sha256: str) -> bool:
         """Whether any checkpoint, dataset, artifact, part of an upload or job names these bytes."""

@@ -17,6 +17,7 @@ class Lock(IntEnum):
     IDEMPOTENCY_KEY = 3
     DIGEST = 4
     CLAIM = 5
+    OWNER = 6
 
 
 def lock(session: Session, kind: Lock, name: str) -> None:

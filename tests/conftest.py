@@ -22,6 +22,9 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
     del os.environ[_name]
 
+# What Starlette's test client calls the server, which else answers to loopback's names alone.
+os.environ["ZSQ_ALLOWED_HOSTS"] = "testserver"
+
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:

@@ -72,7 +72,7 @@ def test_only_the_gpu_worker_waits_for_its_profile(compose: dict[str, Any]) -> N
     assert profiles == {"worker-gpu": ["gpu"]}
 
 
-def test_the_unprotected_api_is_published_on_this_machine_only(compose: dict[str, Any]) -> None:
+def test_the_api_is_published_on_this_machine_only(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
@@ -91,6 +91,21 @@ def test_environment_names_only_settings_that_exist(compose: dict[str, Any]) -> 
     for name, service in compose["services"].items():
         given = {key for key in service.get("environment", {}) if key.startswith("ZSQ_")}
         assert given <= known, name
+
+
+def test_the_api_asks_for_keys_in_its_container(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from api.settings import ApiSettings
+
+    text = (ROOT / "docker" / "api.Dockerfile").read_text()
+    assert 'CMD ["python", "-m", "api"]' in text, "which reads where to listen from the settings"
+    for name, value in re.findall(r"(ZSQ_\w+)=(\S+)", text):
+        monkeypatch.setenv(name, value)
+    for name, value in compose["services"]["api"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = ApiSettings()
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000) and settings.auth_required
 
 
 def test_roles_of_the_workers_are_those_of_the_code(compose: dict[str, Any]) -> None:

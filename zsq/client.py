@@ -36,6 +36,8 @@ RESUMABLE_BYTES = 64 << 20
 class Client:
     """Talks to one server; `base_url` defaults to `ZSQ_SERVER_URL`, else this machine's port 8000.
 
+    `api_key` defaults to `ZSQ_API_KEY`; servers on loopback need none by default.
+
     Every call raises `zsq.errors.ApiError` when the server refuses, `ConnectionLost` when it does not
     answer. `patience`: for how many seconds in a row `wait`, `download` and resumable
     uploads put up with no answer.
@@ -45,11 +47,14 @@ class Client:
         self,
         base_url: str | None = None,
         *,
+        api_key: str | None = None,
         patience: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
-            base_url or os.environ.get("ZSQ_SERVER_URL") or DEFAULT_SERVER, transport=transport
+            base_url or os.environ.get("ZSQ_SERVER_URL") or DEFAULT_SERVER,
+            api_key=(api_key or os.environ.get("ZSQ_API_KEY", "")).strip(),
+            transport=transport,
         )
         self.base_url = self._transport.base_url
         self.patience = patience
@@ -253,6 +258,10 @@ class Client:
     def architectures(self, contains: str | None = None) -> list[dict[str, Any]]:
         """There are more than a thousand; `contains` leaves those with it in their names."""
         return list(self._pages("/v1/architectures", {"contains": contains or None}))
+
+    def limits(self) -> dict[str, Any]:
+        """Who the key is, and what that owner may take and has taken; null where nothing limits it."""
+        return self._get("/v1/limits")
 
     # --- the calls underneath ----------------------------------------------------------------
 

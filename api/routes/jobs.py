@@ -13,6 +13,7 @@ from api.schemas.common import Page
 from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status, SubmittedJob
 from api.services import jobs
 from api.services.idempotency import Answer
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
 from store.transitions import UNFINISHED
@@ -84,9 +85,11 @@ async def quantize(
 ) -> Response:
     """One shot: uploads a checkpoint, and a dataset if one is given, and queues a job on them."""
     limit = settings_of(request).max_upload_bytes
-    async with receive(
-        request, resources.blobs, QuantizeFields, limit, optional_files=frozenset({"dataset"}), raw=False
-    ) as received:
+    extra = frozenset({"dataset"})
+    async with (
+        admitted(request, resources, caller),
+        receive(request, resources.blobs, QuantizeFields, limit, optional_files=extra, raw=False) as received,
+    ):
         answer = await run_sync(
             jobs.quantize, resources, caller, received.fields, received.files, idempotency_key
         )

@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
+from api.drain import drain
 from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
 from api.routes.documented import IdPath, header_parameters, problems
 from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
-from api.services.receive import drain, pump
+from api.services.quota import admitted
+from api.services.receive import pump
 from api.settings import settings_of
 from store.tables import PartialUpload
 
@@ -99,7 +101,8 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
         await drain(request, stream)
         raise
     if tus.brings_bytes(request.headers):
-        row = await _receive(request, stream, resources, caller, row.id, 0)
+        async with admitted(request, resources, caller, has_room=True):
+            row = await _receive(request, stream, resources, caller, row.id, 0)
     headers = {"Location": f"/v1/uploads/{row.id}", **_progress(row)}
     return Response(status_code=HTTPStatus.CREATED, headers=headers)
 
@@ -152,7 +155,8 @@ async def append_to_upload(
     except ApiError:
         await drain(request, stream)
         raise
-    row = await _receive(request, stream, resources, caller, id, at)
+    async with admitted(request, resources, caller, has_room=True):
+        row = await _receive(request, stream, resources, caller, id, at)
     return Response(status_code=HTTPStatus.NO_CONTENT, headers=_progress(row))
 
 

@@ -11,6 +11,7 @@ from api.deps import CallerDep, ResourcesDep
 from api.routes.documented import IdPath, problems, streamed
 from api.services import uploads
 from api.services.kinds import Kind
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
 
@@ -34,7 +35,10 @@ def upload_router(kind: Kind[Any, Any]) -> APIRouter:
     )
     async def upload(request: Request, response: Response, caller: CallerDep, resources: ResourcesDep) -> Any:
         limit = settings_of(request).max_upload_bytes
-        async with receive(request, resources.blobs, kind.fields, limit) as received:
+        async with (
+            admitted(request, resources, caller),
+            receive(request, resources.blobs, kind.fields, limit) as received,
+        ):
             file = received.files["file"]
             row, new = await run_sync(uploads.save, resources, caller, kind, received.fields, file)
         response.status_code = 201 if new else 200

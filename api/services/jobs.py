@@ -12,10 +12,11 @@ from api.deps import Caller, Resources
 from api.errors import NotFound, NotReady
 from api.schemas.jobs import JobRequest, QuantizeFields, SubmittedJob
 from api.schemas.uploads import DatasetFields
+from api.services import quota
 from api.services.dispatch import announce_job, announce_upload
 from api.services.idempotency import Answer, Once
 from api.services.kinds import CHECKPOINT, DATASET
-from api.services.uploads import Content, not_found, put
+from api.services.uploads import Content, check_room, made, not_found, put
 from core.errors import InputError
 from core.spec import QuantizationSpec
 from store.database import UnitOfWork
@@ -28,9 +29,10 @@ from store.transitions import UNFINISHED
 def submit(resources: Resources, caller: Caller, request: JobRequest, key: str | None = None) -> Answer:
     """A job, or with `reuse` an earlier one; a `key` that was used before gives its answer again.
 
-    Raises NotFound, InputError when what it names was rejected, and IdempotencyKeyReused.
+    Raises NotFound, TooMany, InputError when what it names was rejected, and IdempotencyKeyReused.
     """
     with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
         once = Once(work, caller, key, ["jobs", request.model_dump(mode="json")])
         if once.earlier is not None:
             return once.earlier
@@ -42,7 +44,7 @@ def submit(resources: Resources, caller: Caller, request: JobRequest, key: str |
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        accepted = _accept(work, caller, request, checkpoint, dataset)
+        accepted = _accept(work, resources, caller, request, checkpoint, dataset)
         answer = once.keep(accepted.answer())
     accepted.announce(resources.queue)
     return answer
@@ -58,17 +60,24 @@ def quantize(
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     sums = {name: file.sha256 for name, file in sorted(files.items())}
     with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
         once = Once(work, caller, key, ["quantize", fields.model_dump(mode="json"), sums])
         if once.earlier is not None:
             return once.earlier
+        if not fields.reuse:
+            quota.check_queue(work, resources.access, caller)
+        checkpoint, dataset = made(caller, CHECKPOINT, fields, files["file"]), None
+        if "dataset" in files:
+            dataset = made(caller, DATASET, DatasetFields(), files["dataset"])
+        # Both at once, before the bytes of either are kept: a rollback would not take them back.
+        check_room(work, resources, caller, *filter(None, (checkpoint, dataset)))
         # In one order for all: two requests with the same files the other way round would wait for ever.
         for sha256 in sorted(sums.values()):
             work.lock_blob(sha256)
-        checkpoint, _ = put(work, resources.blobs, caller, CHECKPOINT, fields, files["file"])
-        dataset = None
-        if "dataset" in files:
-            dataset, _ = put(work, resources.blobs, caller, DATASET, DatasetFields(), files["dataset"])
-        accepted = _accept(work, caller, fields, checkpoint, dataset)
+        checkpoint, _ = put(work, resources.blobs, CHECKPOINT, checkpoint, files["file"])
+        if dataset is not None:
+            dataset, _ = put(work, resources.blobs, DATASET, dataset, files["dataset"])
+        accepted = _accept(work, resources, caller, fields, checkpoint, dataset)
         answer = once.keep(accepted.answer())
     for upload in filter(None, (checkpoint, dataset)):
         announce_upload(resources.queue, upload)
@@ -101,6 +110,7 @@ class _Accepted:
 
 def _accept(
     work: UnitOfWork,
+    resources: Resources,
     caller: Caller,
     request: JobRequest | QuantizeFields,
     checkpoint: Checkpoint,
@@ -116,6 +126,7 @@ def _accept(
     earlier = work.jobs.duplicate(caller.owner, digest)
     if request.reuse and earlier is not None:
         return _Accepted(earlier, earlier, checkpoint, dataset)
+    quota.check_queue(work, resources.access, caller)
     job = Job(
         id=new_id("job"),
         owner=caller.owner,

@@ -12,13 +12,13 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
+from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import Fields
 from api.services.multipart import FormReader
@@ -26,8 +26,6 @@ from store.blobs import BlobStore, BlobWriter
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
-# Read and dropped before a refusal, since a client that is cut off while it sends may miss the answer.
-_DRAIN_BYTES, _DRAIN_SECONDS = 1 << 30, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +144,6 @@ async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> N
         raise
     if size:
         await run_sync(feed, b"".join(batch))
-
-
-async def drain(request: Request, stream: AsyncIterator[bytes]) -> None:
-    """Reads what still comes and drops it, for a while: the refusal is to reach the client."""
-    if request.headers.get("expect", "").lower() == "100-continue":
-        return  # such a client waits for our word before it sends
-    left = _DRAIN_BYTES
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        async for chunk in stream:
-            left -= len(chunk)
-            if left < 0:
-                break
 
 
 def validated(schema: type[Fields], values: Mapping[str, str]) -> Fields:

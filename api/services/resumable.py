@@ -14,11 +14,12 @@ from typing import Any
 from api.deps import Caller, Resources
 from api.errors import Expired, Invalid, OffsetMismatch, PayloadTooLarge
 from api.schemas.common import FormFields
+from api.services import quota
 from api.services.dispatch import announce_upload
 from api.services.kinds import KINDS, Kind
 from api.services.receive import too_large, validated
 from api.services.tus import IGNORED_METADATA
-from api.services.uploads import Content, not_found, put
+from api.services.uploads import Content, made, not_found, put
 from store.blobs import BlobRef, BlobWriter
 from store.tables import PartialUpload, UploadPart, new_id, utc_now
 
@@ -34,13 +35,15 @@ _joining: set[str] = set()
 def create(
     resources: Resources, caller: Caller, length: int, metadata: dict[str, str], max_bytes: int
 ) -> PartialUpload:
-    """Refuses at once what a plain upload would refuse at its end. Raises Invalid, PayloadTooLarge."""
+    """Refuses at once what a plain upload would refuse at its end. Raises Invalid, PayloadTooLarge, QuotaExceeded."""
     if length > max_bytes:
         raise too_large(max_bytes)
     if length == 0:
         raise Invalid.one("file", "empty_file", "the file is empty")
     kind, _ = _meant(metadata)
     with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
+        quota.check_room(work, resources.access, caller, length)
         return work.partial_uploads.add(
             PartialUpload(
                 id=new_id("up"),
@@ -115,7 +118,8 @@ def _finish(resources: Resources, caller: Caller, id: str, parts: Sequence[Uploa
             if row.resource_id is not None:
                 return row
             kind, fields = _meant(row.fields)
-            resource, _ = put(work, resources.blobs, caller, kind, fields, content)
+            # Its length has counted since it began, so there is room.
+            resource, _ = put(work, resources.blobs, kind, made(caller, kind, fields, content), content)
             work.partial_uploads.complete(row, resource.id)
     announce_upload(resources.queue, resource)
     _drop_blobs(resources, parts)

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 from api.deps import Caller, Resources
 from api.errors import NotFound
 from api.schemas.common import Fields
+from api.services import quota
 from api.services.dispatch import announce_upload
-from api.services.kinds import Kind
+from api.services.kinds import KINDS, Kind
 from store.blobs import BlobRef, BlobStore
 from store.database import UnitOfWork
 from store.repositories import UploadRepository, UploadRow
+from store.tables import Upload
 
 
 class Content(Protocol):
@@ -29,30 +31,43 @@ class Content(Protocol):
 def save(
     resources: Resources, caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content
 ) -> tuple[UploadRow, bool]:
-    """The row of these bytes and fields, and whether it is new."""
+    """The row of these bytes and fields, and whether it is new. Raises QuotaExceeded."""
     with resources.database.write() as work:
-        row, new = put(work, resources.blobs, caller, kind, fields, file)
+        quota.lock(work, resources.access, caller)
+        row = made(caller, kind, fields, file)
+        check_room(work, resources, caller, row)
+        row, new = put(work, resources.blobs, kind, row, file)
     announce_upload(resources.queue, row)
     return row, new
 
 
+def made(caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content) -> UploadRow:
+    """The row as it would be, were it new; not yet in the database."""
+    row = kind.make(fields)
+    row.owner, row.state = caller.owner, "pending"
+    row.blob_sha256, row.bytes = file.sha256, file.size
+    row.fingerprint = _fingerprint(row.owner, row.blob_sha256, kind.noun, row.name, kind.meaning(row))
+    return row
+
+
+def check_room(work: UnitOfWork, resources: Resources, caller: Caller, *rows: Upload) -> None:
+    """Raises QuotaExceeded unless those of the rows that are new fit, all together."""
+    size = 0
+    for row in rows:
+        known = KINDS[type(row).__tablename__].rows(work).by_fingerprint(row.fingerprint)
+        size += row.bytes if known is None else 0
+    quota.check_room(work, resources.access, caller, size)
+
+
 def put(
-    work: UnitOfWork,
-    blobs: BlobStore,
-    caller: Caller,
-    kind: Kind[Fields, UploadRow],
-    fields: Fields,
-    file: Content,
+    work: UnitOfWork, blobs: BlobStore, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
 ) -> tuple[UploadRow, bool]:
-    """As `save`, within a transaction; `announce_upload` is for after it.
+    """As `save`, within a transaction that has seen to the room; `announce_upload` is for after it.
 
     What was rejected is pending again: who sends it once more may hope for another answer, since this
     server may know more by now, and a reader may have crashed for other reasons than the file.
     """
-    row, rows = kind.make(fields), kind.rows(work)
-    row.owner, row.state = caller.owner, "pending"
-    row.blob_sha256, row.bytes = file.sha256, file.size
-    row.fingerprint = _fingerprint(row.owner, row.blob_sha256, kind.noun, row.name, kind.meaning(row))
+    rows = kind.rows(work)
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
     known = rows.by_fingerprint(row.fingerprint)

@@ -259,3 +259,43 @@ def test_an_artifacts_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
     with client_of(handler) as client, pytest.raises(ApiError):
         client.download("job_1", "../../job_2", tmp_path / "x")
     assert asked == [b"/v1/jobs/job_1/artifacts/..%2F..%2Fjob_2"]
+
+
+def test_the_key_goes_with_every_call_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=job())
+
+    for key, expected in ((None, "Bearer from-env"), (" given\n", "Bearer given")):
+        monkeypatch.setenv("ZSQ_API_KEY", "from-env")
+        with client_of(handler, api_key=key) as client:
+            client.job("job_1")
+            client.cancel("job_1")
+        assert [request.headers["authorization"] for request in seen] == [expected, expected]
+        assert not any("given" in str(request.url) or "from-env" in str(request.url) for request in seen)
+        seen.clear()
+    monkeypatch.delenv("ZSQ_API_KEY")
+    with client_of(handler) as client:
+        client.job("job_1")
+    assert "authorization" not in seen[0].headers
+
+
+@pytest.mark.parametrize("key", ["two words", "Schlüssel", "a\nb"])
+def test_a_key_that_cannot_be_one_is_said_before_it_is_sent(key: str) -> None:
+    with pytest.raises(ClientError, match="no key has") as raised:
+        Client("http://zsq.test", api_key=key)
+    assert key not in raised.value.detail
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    problem = {"code": "unauthorized", "detail": "This needs a key."}
+    for key, word in ((None, "No API key was sent"), ("k" * 9, "not good there")):
+        with client_of(lambda request: httpx.Response(401, json=problem), api_key=key) as client:
+            with pytest.raises(ApiError, match=word) as raised:
+                client.job("job_1")
+        assert (raised.value.status, raised.value.code) == (401, "unauthorized")
+        for hint in ("ZSQ_API_KEY", "--api-key", "zsq keys create"):
+            assert hint in raised.value.detail
+        assert "kkk" not in raised.value.detail

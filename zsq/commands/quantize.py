@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zsq.client import DEFAULT_SERVER, Client
-from zsq.commands.common import Server, connect
+from zsq.commands.common import ApiKey, Server, connect
 from zsq.commands.jobs import fetch, follow
 from zsq.commands.uploads import (
     Architecture,
@@ -70,10 +70,11 @@ def quantize(
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """Quantize a network without data: upload, wait, download model.onnx and report.json."""
     what = method_json(method, preset, iterations, seconds, option or [])
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         if Path(file).exists() or not file.startswith("ckpt_"):
             if architecture is None:
                 raise typer.BadParameter(
