@@ -35,7 +35,10 @@ _joining: set[str] = set()
 def create(
     resources: Resources, caller: Caller, length: int, metadata: dict[str, str], max_bytes: int
 ) -> PartialUpload:
-    """Refuses at once what a plain upload would refuse at its end. Raises Invalid, PayloadTooLarge, QuotaExceeded."""
+    """Refuses at once what a plain upload would refuse at its end.
+
+    Raises Invalid, PayloadTooLarge, QuotaExceeded.
+    """
     if length > max_bytes:
         raise too_large(max_bytes)
     if length == 0:
