@@ -59,7 +59,8 @@ app.conf.update(
 if _broker_url.startswith(("redis", "valkey", "sentinel")):
     app.conf.broker_transport_options = {
         # Redis delivers a message again when it is not acknowledged in time, an hour by default:
-        # longer than the longest job, or long jobs would be delivered while they run.
+        # longer than the longest job. One that comes twice all the same, since a worker may run many
+        # jobs for one message, only wakes somebody.
         "visibility_timeout": int(_settings.job_seconds) + 3600,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,

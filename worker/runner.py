@@ -101,9 +101,16 @@ class _Stopping:
         ]
 
     def judge(self, said: Finished | Failed) -> Outcome:
-        """What counts when the child ends by itself: handing back, a run may just have come to its end."""
-        asked = isinstance(said, Failed) and said.failure["code"] == HandedBack.default_code
-        return said if self.outcome == _HANDED_BACK and not asked else self.outcome
+        """What counts when the child ends by itself after all: at a shutdown whatever it says, unless it says
+        that it stopped; past the deadline its own words for that."""
+        code = said.failure["code"] if isinstance(said, Failed) else None
+        if self.outcome == _HANDED_BACK:
+            return self.outcome if code == HandedBack.default_code else said
+        return (
+            said
+            if isinstance(self.outcome, Failed) and self.outcome.failure["code"] == code
+            else self.outcome
+        )
 
     def press(self, process: BaseProcess) -> None:
         while self._due and time.monotonic() >= self._due[0][0]:

@@ -43,6 +43,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
             dataset_id="data_1",
             seed=7,
             limit_seconds=60,
+            device="gpu",
             labels={"team": "vision"},
         )
     plain = {"checkpoint_id": "ckpt_1", "bits": "w4a8", "method": "zaq", "seed": 0}
@@ -54,6 +55,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
         "seed": 7,
         "evaluation": {"dataset_id": "data_1"},
         "limits": {"seconds": 60},
+        "device": "gpu",
         "labels": {"team": "vision"},
     }
     assert sent == [("POST", "/v1/jobs", plain), ("POST", "/v1/jobs", full)]
