@@ -68,7 +68,7 @@ def serving(settings: ApiSettings) -> Iterator[Served]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # machines that run tests may be busy
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
