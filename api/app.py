@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from api import errors, openapi
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, web
+from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, web, webhooks
 from api.settings import ApiSettings
 from store.blobs import make_blobs
 from store.database import Database
@@ -27,7 +27,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     blobs = make_blobs(settings.blobs_url)
     blobs.remove_abandoned(_ABANDONED_SECONDS)
     app.state.resources = resources = Resources(
-        Database.from_settings(settings), blobs, Queue(settings.broker_url)
+        Database.from_settings(settings),
+        blobs,
+        Queue(settings.broker_url),
+        settings.webhook_allowed_networks,
     )
     try:
         yield
@@ -51,7 +54,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    for routes in (checkpoints, datasets, jobs, artifacts, catalogue, health, web):
+    for routes in (checkpoints, datasets, jobs, artifacts, webhooks, catalogue, health, web):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from store.addresses import Network
 from store.blobs import BlobStore
 from store.database import Database
 from store.queue import Queue
@@ -26,6 +27,7 @@ class Resources:
     database: Database
     blobs: BlobStore
     queue: Queue
+    webhook_allowed_networks: tuple[Network, ...] = ()
 
 
 def caller_of(request: Request) -> Caller:

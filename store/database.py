@@ -19,6 +19,7 @@ from store.errors import Unavailable
 from store.job_repository import JobRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
+from store.webhook_repository import WebhookRepository
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.webhooks = WebhookRepository(session)
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes.

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, defer
 from store.errors import AlreadyEnded
 from store.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
 from store.transitions import ENDED, sources
+from store.webhook_repository import delivery_columns, new_delivery
 
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
 
@@ -256,16 +257,19 @@ class JobRepository:
             update(Job)
             .where(Job.status.in_(sources(status)), *conditions)
             .values(status=status, updated_at=utc_now(), **values)
-            .returning(Job.id, Job.attempt)
+            .returning(Job.attempt, *delivery_columns())
             .execution_options(synchronize_session=False)
         )
-        rows = sorted((row.id, row.attempt) for row in self._session.execute(moved))
-        for id, attempt in rows:
-            data: JsonObject = {"status": status, "attempt": attempt}
-            if values.get("error"):
-                data["error"] = values["error"]
-            self._tell(id, "status", data)
-        return [id for id, _ in rows]
+        rows = sorted(self._session.execute(moved), key=lambda row: row.id)
+        error = values.get("error")
+        for row in rows:
+            data: JsonObject = {"status": status, "attempt": row.attempt}
+            if error:
+                data["error"] = error
+            self._tell(row.id, "status", data)
+            if status in ENDED and row.webhook_url is not None:
+                self._session.add(new_delivery(row, status, error, utc_now()))
+        return [row.id for row in rows]
 
     def _tell(self, job_id: str, kind: str, data: JsonObject) -> None:
         self._session.add(JobEvent(job_id=job_id, kind=kind, data=data))

@@ -135,10 +135,12 @@ class Client:
         seed: int = 0,
         limit_seconds: float | None = None,
         labels: Mapping[str, str] | None = None,
+        webhook: str | None = None,
     ) -> Job:
         """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
 
         `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`.
+        `webhook` is a URL that is told of the job's end.
         """
         body: dict[str, Any] = {"checkpoint_id": checkpoint_id, "bits": bits, "method": method, "seed": seed}
         if profile is not None:
@@ -149,7 +151,14 @@ class Client:
             body["limits"] = {"seconds": limit_seconds}
         if labels:
             body["labels"] = dict(labels)
+        if webhook is not None:
+            body["webhook"] = {"url": webhook}
         return Job.from_json(self._transport.call("POST", "/v1/jobs", json=body).json())
+
+    def webhook_secret(self, *, renewed: bool = False) -> str:
+        """What webhooks are signed with, as libraries of standardwebhooks.com take it."""
+        method = "POST" if renewed else "GET"
+        return str(self._transport.call(method, "/v1/webhooks/secret").json()["secret"])
 
     def job(self, job_id: str) -> Job:
         return Job.from_json(self._get(f"/v1/jobs/{job_id}"))

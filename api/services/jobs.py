@@ -10,17 +10,18 @@ from api.schemas.jobs import JobRequest, QuantizeFields
 from api.schemas.uploads import DatasetFields
 from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
 from api.services.uploads import not_found, put_checkpoint, put_dataset
+from api.services.webhooks import refuse_private
 from core.errors import InputError
-from core.spec import QuantizationSpec
 from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
-from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
+from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, WebhookDelivery, new_id
 from store.transitions import UNFINISHED
 
 
 def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
     """Raises NotFound, and InputError when what it names was rejected."""
+    refuse_private(request.webhook, resources)
     with resources.database.write() as work:
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
         if checkpoint is None:
@@ -30,7 +31,7 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, caller, request.spec(), checkpoint, dataset, request.labels)
+        job = _add(work, caller, request, checkpoint, dataset)
     announce_job(resources.queue, job, checkpoint, dataset)
     return job
 
@@ -39,12 +40,13 @@ def quantize(
     resources: Resources, caller: Caller, fields: QuantizeFields, files: dict[str, BlobWriter]
 ) -> Job:
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
+    refuse_private(fields.webhook, resources)
     with resources.database.write() as work:
         checkpoint, _ = put_checkpoint(work, resources.blobs, caller, fields, files["file"])
         dataset = None
         if "dataset" in files:
             dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
-        job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
+        job = _add(work, caller, fields, checkpoint, dataset)
     announce_checkpoint(resources.queue, checkpoint)
     if dataset is not None:
         announce_dataset(resources.queue, dataset)
@@ -55,14 +57,14 @@ def quantize(
 def _add(
     work: UnitOfWork,
     caller: Caller,
-    spec: QuantizationSpec,
+    request: JobRequest | QuantizeFields,
     checkpoint: Checkpoint,
     dataset: Dataset | None,
-    labels: dict[str, str],
 ) -> Job:
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
+    spec = request.spec()
     return work.jobs.add(
         Job(
             id=new_id("job"),
@@ -70,8 +72,9 @@ def _add(
             checkpoint_id=checkpoint.id,
             dataset_id=dataset.id if dataset is not None else None,
             spec=spec.to_json(),
-            labels=labels,
+            labels=request.labels,
             method=spec.method.name,
+            webhook_url=request.webhook.url if request.webhook else None,
         )
     )
 
@@ -116,6 +119,10 @@ def artifact(work: UnitOfWork, caller: Caller, id: str, name: str) -> Artifact:
     if found is None:
         raise NotFound(f"The job {id} has no artifact {name[:100]!r}.")
     return found
+
+
+def deliveries(work: UnitOfWork, caller: Caller, id: str) -> Sequence[WebhookDelivery]:
+    return work.webhooks.of_job(find(work, caller, id).id)
 
 
 def _succeeded(work: UnitOfWork, caller: Caller, id: str) -> Job:

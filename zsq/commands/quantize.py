@@ -60,6 +60,7 @@ def quantize(
     mean: Numbers = None,
     std: Numbers = None,
     classes: ClassNames = None,
+    webhook: Annotated[str | None, typer.Option(help="A URL to tell of the job's end.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -91,6 +92,7 @@ def quantize(
             dataset_id=_dataset_id(client, dataset),
             seed=seed,
             limit_seconds=limit,
+            webhook=webhook,
         )
         if detach:
             console().print(job.id)
