@@ -27,6 +27,7 @@ from api.routes import (
     limits,
     resumable,
     web,
+    webhooks,
 )
 from api.security_headers import SecurityHeaders
 from api.services.watching import Hub
@@ -47,7 +48,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     blobs.remove_abandoned(_ABANDONED_SECONDS)
     database, counters = Database.from_settings(settings), Counters(settings.broker_url)
     access = _access(settings, database, counters)
-    app.state.resources = resources = Resources(database, blobs, Queue(settings.broker_url), access)
+    app.state.resources = resources = Resources(
+        database, blobs, Queue(settings.broker_url), access, settings.webhook_allowed_networks
+    )
     app.state.hub = hub = Hub(database)
     try:
         async with hub.running():
@@ -91,7 +94,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(OwnPages, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings)
     uploads_and_jobs = (checkpoints, datasets, resumable, jobs, events, artifacts)
-    for routes in (*uploads_and_jobs, limits, catalogue, health, web):
+    for routes in (*uploads_and_jobs, webhooks, limits, catalogue, health, web):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

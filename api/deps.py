@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.access.keyring import Keyring
 from api.access.rates import Rate
 from api.access.slots import Slots
+from store.addresses import Network
 from store.blobs import BlobStore
 from store.database import Database
 from store.queue import Queue
@@ -45,6 +46,7 @@ class Resources:
     blobs: BlobStore
     queue: Queue
     access: Access
+    webhook_allowed_networks: tuple[Network, ...] = ()
 
 
 def caller_of(request: Request) -> Caller:

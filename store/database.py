@@ -24,6 +24,7 @@ from store.repositories import ArtifactRepository, CheckpointRepository, Dataset
 from store.settings import StoreSettings
 from store.usage_repository import UsageRepository
 from store.watch_repository import WatchRepository
+from store.webhook_repository import WebhookRepository
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class UnitOfWork:
         self.watches = WatchRepository(session)
         self.keys = KeyRepository(session)
         self.usage = UsageRepository(session)
+        self.webhooks = WebhookRepository(session)
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes."""

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, exists, update
 from sqlalchemy.orm import Session
 
 from store.tables import Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
-from store.transitions import sources
+from store.transitions import ENDED, sources
+from store.webhook_repository import delivery_columns, new_delivery
 
 
 class JobMoves:
@@ -27,22 +28,26 @@ class JobMoves:
     ) -> list[str]:
         """Moves every job that meets the conditions and may become `status`; returns their ids.
 
-        The event has the attempt, the error if there is one, and what is `told` beside.
+        The event has the attempt, the error if there is one, and what is `told` beside. Whoever wants
+        to hear of a job's end is to be told of it: a delivery is due.
         """
         moved = (
             update(Job)
             .where(Job.status.in_(sources(status)), *conditions)
             .values(status=status, updated_at=utc_now(), **values)
-            .returning(Job.id, Job.attempt)
+            .returning(Job.attempt, *delivery_columns())
             .execution_options(synchronize_session=False)
         )
-        rows = sorted((row.id, row.attempt) for row in self._session.execute(moved))
-        for id, attempt in rows:
-            data: JsonObject = {"status": status, "attempt": attempt, **(told or {})}
-            if values.get("error"):
-                data["error"] = values["error"]
-            self._tell(id, "status", data)
-        return [id for id, _ in rows]
+        rows = sorted(self._session.execute(moved), key=lambda row: row.id)
+        error = values.get("error")
+        for row in rows:
+            data: JsonObject = {"status": status, "attempt": row.attempt, **(told or {})}
+            if error:
+                data["error"] = error
+            self._tell(row.id, "status", data)
+            if status in ENDED and row.webhook_url is not None:
+                self._session.add(new_delivery(row, status, error, utc_now()))
+        return [row.id for row in rows]
 
     def _tell(self, job_id: str, kind: str, data: JsonObject) -> None:
         self._session.add(JobEvent(job_id=job_id, kind=kind, data=data))

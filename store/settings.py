@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class StoreSettings(BaseSettings):
@@ -19,6 +21,15 @@ class StoreSettings(BaseSettings):
     broker_url: str = "redis://127.0.0.1:6379/0"
     blobs_url: str = ""
     lease_seconds: float = Field(default=60, gt=0)
+    webhook_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Private networks that webhooks may call all the same, as CIDR with commas between."""
+
+    @field_validator("webhook_allowed_networks", mode="before")
+    @classmethod
+    def _networks_with_commas(cls, value: Any) -> Any:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
 
     @model_validator(mode="after")
     def _places_inside_data_dir(self) -> StoreSettings:

@@ -17,7 +17,7 @@ from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
+from store.queue import CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
 from store.settings import store_settings
 from worker import forkserver, jobs
 from worker.services import services
@@ -42,12 +42,13 @@ app.conf.update(
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
     beat_schedule={
-        "sweep": {
-            "task": SWEEP,
+        name: {
+            "task": task,
             "schedule": _settings.sweep_seconds,
-            # Sweeps that could not run in time would only repeat each other.
+            # What could not run in time would only be repeated.
             "options": {"expires": max(1.0, _settings.sweep_seconds)},
         }
+        for name, task in (("sweep", SWEEP), ("deliver", DELIVER))
     },
     # A broker that is away is waited for, at start and later, for as long as it takes.
     broker_connection_retry_on_startup=True,

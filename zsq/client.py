@@ -156,11 +156,13 @@ class Client:
         labels: Mapping[str, str] | None = None,
         reuse: bool = False,
         idempotency_key: str | None = None,
+        webhook: str | None = None,
     ) -> Job:
         """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
 
         `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`;
-        `device` where the job may run: `any` (the default), `cpu` or `gpu`.
+        `device` where the job may run: `any` (the default), `cpu` or `gpu`; `webhook` is a URL that is told of
+        the job's end.
         With `reuse` it may be an earlier job of yours that computes the same, or has; without,
         `Job.duplicate_of` names one. Losing the server for a moment is waited out: however often the request
         is sent, its key (one of its own, unless `idempotency_key` is given) makes one job.
@@ -178,9 +180,16 @@ class Client:
             body["labels"] = dict(labels)
         if reuse:
             body["reuse"] = True
+        if webhook is not None:
+            body["webhook"] = {"url": webhook}
         headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
         response = self._transport.call("POST", "/v1/jobs", json=body, headers=headers, patience=5.0)
         return Job.from_json(response.json())
+
+    def webhook_secret(self, *, renewed: bool = False) -> str:
+        """What webhooks are signed with, as libraries of standardwebhooks.com take it."""
+        method = "POST" if renewed else "GET"
+        return str(self._transport.call(method, "/v1/webhooks/secret").json()["secret"])
 
     def job(self, job_id: str) -> Job:
         return Job.from_json(self._get(f"/v1/jobs/{job_id}"))

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
@@ -27,6 +36,31 @@ class Evaluation(BaseModel):
     dataset_id: Id
 
 
+def _callable(url: str) -> str:
+    """The networks that an operator allows are known to the service alone, and asked there."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be an http or https URL, with a host and no spaces")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user name or password; deliveries are signed")
+    return url
+
+
+WebhookUrl = Annotated[Text, Field(min_length=1, max_length=2048), AfterValidator(_callable)]
+
+
+class Webhook(BaseModel):
+    """Told of the job's end by a signed POST (standardwebhooks.com); see `GET /v1/webhooks/secret`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: WebhookUrl
+
+
 class JobRequest(BaseModel):
     """`bits` like `"w4a8"` or an object; `method` a name or an object with its options; `export` a profile's
     name or an object; `device` where the job may run."""
@@ -43,6 +77,7 @@ class JobRequest(BaseModel):
     device: Device = "any"
     labels: Labels = Field(default_factory=dict)
     reuse: Annotated[bool, Field(strict=True, description=REUSE)] = False
+    webhook: Webhook | None = None
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -63,6 +98,13 @@ def _json_or_text(value: Any) -> Any:
     return value
 
 
+def _url_alone(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+_URL = {"type": "string", "format": "uri", "maxLength": 2048}
+
+
 class QuantizeFields(CheckpointFields):
     """The one-shot form: a checkpoint's fields and a job's. Objects are given as JSON text."""
 
@@ -74,6 +116,7 @@ class QuantizeFields(CheckpointFields):
     device: Device = "any"
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
     reuse: Annotated[bool, Field(description=REUSE)] = False
+    webhook: Annotated[Webhook | None, BeforeValidator(_url_alone), WithJsonSchema(_URL)] = None
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -110,6 +153,7 @@ class JobOut(BaseModel):
     limits: dict[str, Any]
     device: Device
     labels: dict[str, str]
+    webhook: Webhook | None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -126,6 +170,7 @@ class JobOut(BaseModel):
             progress=Progress(**row.progress),
             cancel_requested=row.cancel_requested_at is not None,
             evaluation=Evaluation(dataset_id=row.dataset_id) if row.dataset_id else None,
+            webhook=Webhook(url=row.webhook_url) if row.webhook_url else None,
             links=_links(row),
         )
 
@@ -151,6 +196,8 @@ def _links(row: Job) -> dict[str, str]:
         links["checkpoint"] = f"/v1/checkpoints/{row.checkpoint_id}"
     if row.dataset_id:
         links["dataset"] = f"/v1/datasets/{row.dataset_id}"
+    if row.webhook_url:
+        links["deliveries"] = f"{itself}/deliveries"
     if row.status in ("queued", "running"):
         links["cancel"] = f"{itself}/cancel"
     if row.status == "succeeded":

@@ -17,12 +17,13 @@ from api.services.dispatch import announce_job, announce_upload
 from api.services.idempotency import Answer, Once
 from api.services.kinds import CHECKPOINT, DATASET
 from api.services.uploads import Content, check_room, made, not_found, put
+from api.services.webhooks import refuse_private
 from core.errors import InputError
 from core.spec import QuantizationSpec
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
 from store.queue import Queue
-from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
+from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, WebhookDelivery, new_id
 from store.transitions import UNFINISHED
 
 
@@ -31,6 +32,7 @@ def submit(resources: Resources, caller: Caller, request: JobRequest, key: str |
 
     Raises NotFound, TooMany, InputError when what it names was rejected, and IdempotencyKeyReused.
     """
+    refuse_private(request.webhook, resources)
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
         once = Once(work, caller, key, ["jobs", request.model_dump(mode="json")])
@@ -58,6 +60,7 @@ def quantize(
     key: str | None = None,
 ) -> Answer:
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
+    refuse_private(fields.webhook, resources)
     sums = {name: file.sha256 for name, file in sorted(files.items())}
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
@@ -137,6 +140,7 @@ def _accept(
         device=request.device,
         method=spec.method.name,
         digest=digest,
+        webhook_url=request.webhook.url if request.webhook else None,
     )
     return _Accepted(work.jobs.add(job), earlier, checkpoint, dataset)
 
@@ -188,6 +192,10 @@ def artifact(work: UnitOfWork, caller: Caller, id: str, name: str) -> Artifact:
     if found is None:
         raise NotFound(f"The job {id} has no artifact {name[:100]!r}.")
     return found
+
+
+def deliveries(work: UnitOfWork, caller: Caller, id: str) -> Sequence[WebhookDelivery]:
+    return work.webhooks.of_job(find(work, caller, id).id)
 
 
 def _succeeded(work: UnitOfWork, caller: Caller, id: str) -> Job:

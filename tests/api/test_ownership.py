@@ -101,6 +101,7 @@ NAMED = {
     ("DELETE", "/v1/datasets/{id}"),
     ("GET", "/v1/jobs/{id}"),
     ("POST", "/v1/jobs/{id}/cancel"),
+    ("GET", "/v1/jobs/{id}/deliveries"),
     ("GET", "/v1/jobs/{id}/events"),
     ("GET", "/v1/jobs/{id}/report"),
     ("GET", "/v1/jobs/{id}/artifacts"),
@@ -129,6 +130,12 @@ def _limits_are_his(keyed: Keyed, path: str, hers: Owned) -> None:
     found = keyed.http.get(path).json()
     assert found["owner"] == "bob"
     assert (found["stored_bytes"]["used"], found["queued_jobs"]["used"]) == (0, 0)
+
+
+def _secret_is_his(keyed: Keyed, path: str, hers: Owned) -> None:
+    his = [keyed.http.request(method, path).json()["secret"] for method in ("POST", "GET")]
+    with keyed.calling_as("ann"):
+        assert keyed.http.get(path).json()["secret"] not in his
 
 
 def _upload_is_new(keyed: Keyed, path: str, hers: Owned) -> None:
@@ -179,6 +186,8 @@ OTHERS: dict[tuple[str, str], Callable[[Keyed, str, Owned], None]] = {
     ("POST", "/v1/uploads"): _begun_upload_is_his,
     ("OPTIONS", "/v1/uploads"): _says_the_same_to_all,
     ("OPTIONS", "/v1/uploads/{id}"): _says_the_same_to_all,
+    ("GET", "/v1/webhooks/secret"): _secret_is_his,
+    ("POST", "/v1/webhooks/secret"): _secret_is_his,
     ("GET", "/v1/limits"): _limits_are_his,
     ("GET", "/v1/methods"): _tells_nothing,
     ("GET", "/v1/architectures"): _tells_nothing,
@@ -257,4 +266,5 @@ def test_other_calls_show_and_change_nothing_of_anothers(
 
 
 def everything(keyed: Keyed) -> list[Any]:
-    return [keyed.http.get(path).json() for path in ("/v1/checkpoints", "/v1/datasets", "/v1/jobs")]
+    paths = ("/v1/checkpoints", "/v1/datasets", "/v1/jobs", "/v1/webhooks/secret")
+    return [keyed.http.get(path).json() for path in paths]

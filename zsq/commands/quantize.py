@@ -68,6 +68,7 @@ def quantize(
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Take an earlier job that computes the same, if there is one.")
     ] = False,
+    webhook: Annotated[str | None, typer.Option(help="A URL to tell of the job's end.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
@@ -103,6 +104,7 @@ def quantize(
             limit_seconds=limit,
             device=device,
             reuse=reuse,
+            webhook=webhook,
         )
         if detach:
             console().print(job.id)
