@@ -161,8 +161,8 @@ class Client:
         """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
 
         `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`;
-        `device` where the job may run: `any` (the default), `cpu` or `gpu`; `webhook` is a URL that is told of
-        the job's end.
+        `device` where the job may run: `any` (the default), `cpu` or `gpu`; `webhook` is a URL that is
+        told of the job's end.
         With `reuse` it may be an earlier job of yours that computes the same, or has; without,
         `Job.duplicate_of` names one. Losing the server for a moment is waited out: however often the request
         is sent, its key (one of its own, unless `idempotency_key` is given) makes one job.
