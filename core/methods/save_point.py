@@ -60,7 +60,7 @@ class SavePoint:
             path = saved_state.write(self.context.scratch, self.identity, state())
         except (OSError, RuntimeError) as error:
             if not self._failed:
-                reason = getattr(error, "strerror", None) or type(error).__name__
+                reason = getattr(error.__context__ or error, "strerror", None) or type(error).__name__
                 self.notes.append(f"The training's state could not be saved ({reason}).")
             self._failed = True
         else:
