@@ -7,7 +7,6 @@ periods, and never leaves the child running.
 from __future__ import annotations
 
 import enum
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from worker import failures, forkserver
+from worker import failures, forkserver, messages
 from worker.child import CANCEL, Order
 from worker.failures import Failure
 
@@ -140,7 +139,7 @@ def _receive(connection: Connection, process: BaseProcess) -> Any:
             return None
         if not connection.poll(0):
             return _ENDED
-        return json.loads(connection.recv_bytes(MAX_MESSAGE_BYTES))
+        return messages.read(connection.recv_bytes(MAX_MESSAGE_BYTES))
     except (EOFError, OSError, ValueError):
         return _ENDED
 
@@ -153,7 +152,7 @@ def _interpret(
     if "progress" in message:
         on_progress(message["progress"])
         return None
-    if "result" in message:
+    if isinstance(message.get("result"), dict):
         return stopping.outcome if stopping is not None else Finished(message["result"])
     return stopping.outcome if stopping is not None else Failed(failures.from_child(message.get("error")))
 
