@@ -196,7 +196,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 class _Bounded(io.BufferedReader):
     """Keeps one read small: a tar's own headers may claim any size, and would be read whole."""
 
-    def __init__(self, source: io.RawIOBase, limit: int) -> None:
+    def __init__(self, source: io.RawIOBase | gzip.GzipFile, limit: int) -> None:
         super().__init__(source)
         self._limit = limit
 

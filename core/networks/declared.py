@@ -9,6 +9,7 @@ their sizes and the views of them are known before any memory is taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,9 +23,7 @@ ITEM_BYTES = {
 MAX_DIMENSIONS = 16
 MAX_COPIED = 4_000_000  # items or characters that calls of set(), OrderedDict() and encode() may copy
 _MAX_COUNT = 2**48
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
 
 
 class Global(NamedTuple):
@@ -83,59 +82,68 @@ class Machine:
         self._copied = 0
 
     def step(self, name: str, argument: Any) -> None:
+        instruction = _INSTRUCTIONS.get(name)
+        if instruction is None:
+            raise _not_written(name)
         try:
-            self._step(name, argument)
+            instruction(self, argument)
         except (IndexError, KeyError) as reason:
             raise _broken() from reason
 
-    def _step(self, name: str, argument: Any) -> None:
-        stack = self._stack
-        if name in _VALUES:
-            stack.append(argument)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif name == "GLOBAL":
-            stack.append(Global(argument))
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            if len(stack) < count:
-                raise _broken()
-            items = tuple(stack[len(stack) - count :])
-            del stack[len(stack) - count :]
-            stack.append(items)
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_DICT":
-            stack.append(Mapping())
-        elif name == "MARK":
-            self._below.append(stack)
-            self._stack = []
-        elif name == "TUPLE":
-            items = self._marked()
-            self._stack.append(tuple(items))
-        elif name in ("APPEND", "APPENDS"):
-            new = self._marked() if name == "APPENDS" else [stack.pop()]
-            self._top(list).extend(new)
-        elif name in ("SETITEM", "SETITEMS"):
-            new = self._marked() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            self._top(Mapping)
-            _check_keys(new[::2])
-        elif name == "BINPERSID":
-            stack.append(self._storage(stack.pop()))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(self._called(function, arguments))
-        elif name == "BUILD":
-            stack.pop()
-            self._top(Mapping)  # a state dict's `_metadata`
-        elif name == "STOP":
-            self.result = stack.pop()
-        elif name != "PROTO":
-            raise _not_written(name)
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def get(self, place: int) -> None:
+        self._stack.append(self._memo[place])
+
+    def put(self, place: int) -> None:
+        self._memo[place] = self._stack[-1]
+
+    def mark(self, _: Any) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def tuple_of(self, count: int) -> None:
+        if len(self._stack) < count:
+            raise _broken()
+        at = len(self._stack) - count
+        self._stack[at:] = [tuple(self._stack[at:])]
+
+    def tuple_of_marked(self, _: Any) -> None:
+        items = self._marked()
+        self._stack.append(tuple(items))
+
+    def append(self, _: Any) -> None:
+        item = self._stack.pop()
+        self._top(list).append(item)
+
+    def append_marked(self, _: Any) -> None:
+        items = self._marked()
+        self._top(list).extend(items)
+
+    def set_item(self, _: Any) -> None:
+        _, key = self._stack.pop(), self._stack.pop()
+        self._top(Mapping)
+        _check_keys([key])
+
+    def set_marked(self, _: Any) -> None:
+        items = self._marked()
+        self._top(Mapping)
+        _check_keys(items[::2])
+
+    def refer(self, _: Any) -> None:
+        self._stack.append(self._storage(self._stack.pop()))
+
+    def call(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._called(function, arguments))
+
+    def build(self, _: Any) -> None:
+        self._stack.pop()
+        self._top(Mapping)  # a state dict's `_metadata`
+
+    def stop(self, _: Any) -> None:
+        self.result = self._stack.pop()
 
     def _marked(self) -> list[Any]:
         items, self._stack = self._stack, self._below.pop()
@@ -143,7 +151,7 @@ class Machine:
 
     def _top(self, kind: type[Any]) -> Any:
         if not isinstance(self._stack[-1], kind):
-            raise _not_written(f"{type(self._stack[-1]).__name__} as a container")
+            raise _not_written(f"items for what is no {kind.__name__.lower()}")
         return self._stack[-1]
 
     def _storage(self, id: Any) -> Storage:
@@ -245,3 +253,34 @@ def _not_written(what: str) -> CheckpointError:
         'Save the weights alone: torch.save(network.state_dict(), "network.pt"), or save it as .safetensors.',
         code="unsafe_pickle",
     )
+
+
+# What torch.save writes, and no other instruction.
+_INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
+    **dict.fromkeys(_VALUES, Machine.push),
+    "PROTO": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push(Mapping()),
+    "GLOBAL": lambda machine, name: machine.push(Global(name)),
+    "BINGET": Machine.get,
+    "LONG_BINGET": Machine.get,
+    "BINPUT": Machine.put,
+    "LONG_BINPUT": Machine.put,
+    "MARK": Machine.mark,
+    "EMPTY_TUPLE": lambda machine, _: machine.tuple_of(0),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "TUPLE": Machine.tuple_of_marked,
+    "APPEND": Machine.append,
+    "APPENDS": Machine.append_marked,
+    "SETITEM": Machine.set_item,
+    "SETITEMS": Machine.set_marked,
+    "BINPERSID": Machine.refer,
+    "REDUCE": Machine.call,
+    "BUILD": Machine.build,
+    "STOP": Machine.stop,
+}

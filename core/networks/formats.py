@@ -185,7 +185,8 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
+        # The last character may have been cut in two.
+        if len(head) < _HEAD or error.start < len(head) - 4:
             return False
     return b"\0" not in head
 

@@ -172,12 +172,12 @@ def _advice(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _check_types(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Integers in the place of weights are what another quantizer left: without its scales they mean nothing."""
+    """Integers in the place of weights are another quantizer's: without its scales they mean nothing."""
     bad = [k for k, v in state.items() if expected[k].is_floating_point() and not v.is_floating_point()]
     if bad:
         raise CheckpointError(
-            f"Integers or booleans instead of weights in {_shown(bad)}. Upload the network in floating point, "
-            "as it was before anything quantized it.",
+            f"Integers or booleans instead of weights in {_shown(bad)}. "
+            "Upload the network in floating point, as it was before anything quantized it.",
             code="unsupported_dtype",
             field="file",
         )

@@ -16,7 +16,7 @@ from core.networks.declared import ITEM_BYTES, Declared, Machine
 from core.networks.foreign import shown
 
 MAX_PICKLE_BYTES = 16 * 2**20
-MAX_OPCODES = 2_000_000  # 35 a tensor; one byte may make an object of two hundred
+MAX_OPCODES = 1_000_000  # 35 a tensor; one byte may make an object of two hundred
 _SAVE_HINT = 'torch.save(network.state_dict(), "network.pt"), or save it as .safetensors'
 
 # What torch.save(state_dict) writes, and nothing more.
