@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
+from api.schemas.common import Failure, Label, Name, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
 from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
 from store.tables import Artifact, Job
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
-Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
+Labels = Annotated[dict[Name, Label], Field(max_length=64)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 

@@ -27,7 +27,9 @@ def test_addresses_and_methods_that_are_not_there_are_problems(api: Api) -> None
     problem(api.http.get("/v1/nothing"), 404, "not_found")
     response = api.http.put("/v1/jobs")
     problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"]
+    assert response.headers["allow"] == "GET, POST"
+    assert api.http.put("/v1/jobs/job_0").headers["allow"] == "GET"
+    assert api.http.post("/v1/datasets/data_0").headers["allow"] == "DELETE, GET"
 
 
 def test_what_nobody_foresaw_is_a_problem_that_tells_nothing(api: Api, tmp_path: Path) -> None:
@@ -82,6 +84,13 @@ def test_the_openapi_document_is_whole_and_names_the_problem_type(api: Api) -> N
     upload = document["paths"]["/v1/checkpoints"]["post"]
     assert set(upload["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert {each["name"] for each in upload["parameters"]} >= {"architecture", "input_shape"}
+
+
+def test_the_openapi_document_says_what_names_and_ids_may_be(api: Api) -> None:
+    job = api.http.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["properties"]
+    assert job["checkpoint_id"]["pattern"] == "^[0-9A-Za-z_]+$"
+    assert job["checkpoint_id"]["maxLength"] == 64
+    assert job["labels"]["additionalProperties"]["maxLength"] == 255
 
 
 def test_every_setting_stands_in_the_example() -> None:
