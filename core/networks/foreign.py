@@ -12,8 +12,8 @@ def shown(text: str, limit: int = MAX_SHOWN) -> str:
 
 
 def is_plain(name: str, limit: int) -> bool:
-    """Whether a name is short enough and free of control characters and halves of characters."""
-    return len(name) <= limit and not any(
+    """Whether there is a name, short enough and free of control characters and halves of characters."""
+    return 0 < len(name) <= limit and not any(
         character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff"
         for character in name
     )

@@ -82,6 +82,11 @@ def named(*names: str) -> bytes:
     return zipped(dict.fromkeys(names, b"x"))
 
 
+def nameless() -> bytes:
+    """A name that begins with a null, where Python ends it."""
+    return named("xrchive/data.pkl").replace(b"xrchive", b"\0rchive")
+
+
 def tar(*members: tuple[Member, bytes], pack: Callable[[bytes], bytes] = bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as file:

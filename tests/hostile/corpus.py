@@ -239,6 +239,10 @@ ZIPS: Cases = {
         for name in ("../../etc/cron.d/x", "/etc/passwd", "c:\\x", "a\\..\\..\\b", "a/../../b")
     },
     "a path with an escape sequence": (fixed(lambda: archives.named("archive/\x1b[2J\r\n.txt")), FORMAT),
+    "a member without a name": (
+        fixed(lambda: archives.nameless()),
+        FORMAT,
+    ),
     "a path of 60,000 characters": (fixed(lambda: archives.named("a" * 60_000)), FORMAT),
     "a path of 30,000 folders": (fixed(lambda: archives.named("a/" * 30_000 + "data.pkl")), FORMAT),
     **{
