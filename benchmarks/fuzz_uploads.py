@@ -12,6 +12,7 @@ the input that caused it kept. Ends with 1 if anything was found.
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import platform
 import resource
@@ -179,6 +180,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # the multipart parser tells of every bad byte
     began, rounds = time.monotonic(), 0
     tallies = {name: Tally() for name in TARGETS}
     base = Path(tempfile.mkdtemp(prefix="zsq-fuzz-"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.context import RunContext
+from core.errors import CheckpointError
 from worker import entries
 
 PREFIX = "tests.hostile.measured:"
@@ -58,6 +59,15 @@ def run_programs(payload: dict[str, Any], context: RunContext) -> dict[str, Any]
         return {"held": len(bytearray(256 << 20))}
 
     return _measured(entry, payload, context)
+
+
+def complain_in_pieces(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """A sentence that no database takes as it is."""
+    raise CheckpointError("a null \0 and half a character \ud800.")
+
+
+def answer_nonsense(payload: dict[str, Any], context: RunContext) -> Any:
+    return ["no", "object"]
 
 
 def _measured(

@@ -142,9 +142,13 @@ _STORAGES = st.builds(
     st.lists(st.sampled_from([0, 1, 2, 3, 2**33]), max_size=3).map(tuple),
     st.sampled_from([0, 1, 5, 2**33]),
 )
-_PROGRAMS = st.lists(st.one_of(_PIECES, _GOOD_ITEMS, _STORAGES), max_size=20).map(
-    lambda pieces: b"\x80\x02}" + b"".join(pieces) + b"."
-)
+_MIXED = st.lists(st.one_of(_PIECES, _GOOD_ITEMS, _STORAGES), max_size=20)
+_NEARLY_GOOD = st.tuples(
+    st.lists(_GOOD_ITEMS, min_size=1, max_size=3),
+    st.lists(st.one_of(_PIECES, _STORAGES), max_size=1),
+    st.lists(_GOOD_ITEMS, max_size=3),
+).map(lambda parts: [piece for part in parts for piece in part])
+_PROGRAMS = st.one_of(_MIXED, _NEARLY_GOOD).map(lambda pieces: b"\x80\x02}" + b"".join(pieces) + b".")
 PICKLES = st.one_of(
     _PROGRAMS.map(lambda program: files.zipped({"archive/data.pkl": program, "archive/data/0": bytes(24)})),
     _PROGRAMS.map(lambda program: programs.legacy(program, data=struct.pack("<q", 6) + bytes(24))),
@@ -198,7 +202,8 @@ PICTURES = changed(
 
 _FORM = (
     b'--b\r\nContent-Disposition: form-data; name="architecture"\r\n\r\ncifar/resnet8\r\n'
-    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: x/y\r\n\r\nby\r\n--tes\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Type: x/y\r\n\r\n'
+    b"by\r\n--tes\r\n"
     b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\n\xc3\xa4\r\n--b--\r\n'
 )
 FORMS = st.one_of(

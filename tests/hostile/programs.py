@@ -144,7 +144,8 @@ RUNNABLE = {
 def hex_doubled(times: int) -> bytes:
     """Twice the bytes at every step: 34 steps make 16 GiB."""
     once = b"c_codecs\nencode\n"
-    return PROTO_2 + once * times + text("x" * 1024) + (text("hex") + b"\x86R") * times + b"."
+    first = text("x" * 1024) + text("latin1") + b"\x86R"
+    return PROTO_2 + once * (times + 1) + first + (text("hex") + b"\x86R") * times + b"."
 
 
 def encoded_over_and_over(times: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -168,4 +169,4 @@ def _problem(error: ApiError) -> str:
 
 def _split(data: bytes, places: list[int]) -> list[bytes]:
     cuts = sorted({0, len(data), *(place for place in places if place < len(data))})
-    return [data[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(cuts)]

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from tests.hostile import programs
+from tests.hostile.cases import state
 from tests.hostile.conftest import Inspector
-from tests.hostile.corpus import CORPUS, state
+from tests.hostile.corpus import CORPUS, TABLES
 from tests.integration.bad_files import saved, zipped
 
 MOST_KIBIBYTES = 1 << 20  # beside what torch itself takes
@@ -30,7 +31,7 @@ _INSIDE = re.compile(r"Traceback|File \"|/tmp/|/work/|/home/|<class|<built-in|ob
 @pytest.mark.parametrize("name", CORPUS)
 def test_a_hostile_file_is_refused(inspector: Inspector, tmp_path: Path, name: str) -> None:
     case, marker = CORPUS[name], tmp_path / "it-ran"
-    row, did = inspector.look(case.kind, case.make(marker))  # type: ignore[arg-type]
+    row, did = inspector.look(case.kind, case.make(marker))
     assert row.state == "rejected", row.inspection
     assert row.error is not None
     assert (row.error["code"], row.error["retryable"]) == (case.code, False), row.error
@@ -41,6 +42,10 @@ def test_a_hostile_file_is_refused(inspector: Inspector, tmp_path: Path, name: s
     assert not marker.exists()
     assert did["events"] == []
     assert did["kibibytes"] < MOST_KIBIBYTES, did
+
+
+def test_no_name_stands_for_two_files() -> None:
+    assert len(CORPUS) == sum(map(len, TABLES)) >= 200
 
 
 def test_what_no_inspection_may_do_would_be_seen(inspector: Inspector) -> None:
@@ -99,9 +104,7 @@ def test_a_checkpoint_with_what_training_leaves_beside_it_is_still_read(inspecto
         **{"done": True, "scheduler": None, "shape": torch.Size([1, 8, 8]), "tags": ["a", ("b", 2)]},
     }
     for legacy in (False, True):
-        data = saved(
-            {"model": network, "optimizer": optimizer, **beside}, _use_new_zipfile_serialization=not legacy
-        )
+        data = saved(checkpoint, _use_new_zipfile_serialization=not legacy)
         row, _ = inspector.look("checkpoint", data)
         assert (row.state, row.error) == ("ready", None)
 

@@ -1,8 +1,6 @@
-"""A few hundred inputs of each kind, the same at every run; `benchmarks/fuzz_uploads.py` goes on for longer."""
+"""Some inputs of each kind, the same at every run; `benchmarks/fuzz_uploads.py` goes on for longer."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
