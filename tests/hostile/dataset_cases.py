@@ -160,7 +160,7 @@ FOLDERS: Cases = {
         BOMB,
     ),
     "a size past the file": (lambda _: archives.claiming("0/a.png", 2**32), BOMB),
-    "a negative size": (lambda _: archives.pax("size", "-512", "0/a.png", PNG), DATASET),
+    "a member of a negative size": (lambda _: archives.pax("size", "-512", "0/a.png", PNG), DATASET),
     "a name of 100 MiB": (
         lambda _: archives.claiming("././@LongLink", 100 << 20, tarfile.GNUTYPE_LONGNAME),
         DATASET,

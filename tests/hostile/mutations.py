@@ -150,7 +150,7 @@ _NEARLY_GOOD = st.tuples(
 ).map(lambda parts: [piece for part in parts for piece in part])
 _PROGRAMS = st.one_of(_MIXED, _NEARLY_GOOD).map(lambda pieces: b"\x80\x02}" + b"".join(pieces) + b".")
 PICKLES = st.one_of(
-    _PROGRAMS.map(lambda program: files.zipped({"archive/data.pkl": program, "archive/data/0": bytes(24)})),
+    _PROGRAMS.map(programs.in_zip),
     _PROGRAMS.map(lambda program: programs.legacy(program, data=struct.pack("<q", 6) + bytes(24))),
     _PROGRAMS,
 )

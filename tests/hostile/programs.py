@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import struct
@@ -37,14 +38,22 @@ def shell(marker: Path) -> bytes:
     return text(f"touch {marker}")
 
 
+@functools.cache
+def _good() -> bytes:
+    return saved(STATE)
+
+
 def in_zip(program: bytes) -> bytes:
-    """In the place of a good checkpoint's pickle."""
-    return repacked(saved(STATE), {"/data.pkl": program})
+    """In the place of a good checkpoint's pickle; storage 0 has six floats."""
+    return repacked(_good(), {"/data.pkl": program})
 
 
 def legacy(program: bytes, keys: bytes = b"\x80\x02]X\x01\0\0\x000a.", data: bytes = bytes(12)) -> bytes:
-    """As torch wrote files before 1.6: five pickles, then each storage's length and memory."""
-    return MAGIC + VERSION + SYSTEM + program + keys + data
+    """As torch wrote files before 1.6: five pickles, then each storage's length and memory.
+
+    Its references say at their end of which storage they are a view: of none.
+    """
+    return MAGIC + VERSION + SYSTEM + program.replace(b"tQ", b"NtQ") + keys + data
 
 
 def tensor(
