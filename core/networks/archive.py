@@ -76,7 +76,7 @@ def is_unsafe_path(name: str) -> bool:
 
 def unsafe_path(name: str, error: type[InputError], code: str) -> InputError:
     return error(
-        f"The archive holds a path that leaves it, or is empty, too long, too deep or has control characters: "
+        "The archive holds a path that leaves it, or is empty, too long, too deep or has control characters: "
         f"{shown(name)!r}.",
         code=code,
         field="file",

@@ -204,8 +204,8 @@ def _check_names(state: dict[str, Tensor]) -> None:
     for key in state:
         if not is_plain(key, _MAX_NAME):
             raise CheckpointError(
-                f"The name {shown(key)!r} is no parameter's: it is empty, longer than {_MAX_NAME} characters, "
-                "or has control characters. The file is damaged or holds something else.",
+                f"The name {shown(key)!r} is no parameter's: it is empty, has more than {_MAX_NAME} characters "
+                "or control characters. The file is damaged or holds something else.",
                 code="not_a_state_dict",
             )
 
