@@ -34,6 +34,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from core import errors as core
 from store import errors as store
@@ -224,6 +225,8 @@ STATUS: Mapping[type[Exception], int] = {
     store.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
 # For the errors that the router itself makes.
 _CODES = {
     HTTPStatus.BAD_REQUEST: "malformed_request",
@@ -328,7 +331,20 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
         HTTPStatus.NOT_FOUND: "There is nothing at this address.",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here.",
     }.get(status, str(error.detail))
-    return problem(status, code, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return problem(status, code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What is possible at this address; the router names the methods of its first route alone."""
+    asked = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [
+        method
+        for method, scope in asked.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -6,7 +6,6 @@ periods, and never leaves the child running.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import HandedBack
-from worker import failures, forkserver
+from worker import failures, forkserver, messages
 from worker.child import CANCEL, HAND_BACK, Order
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 
@@ -127,7 +126,7 @@ def _receive(connection: Connection, process: BaseProcess) -> Any:
             return None
         if not connection.poll(0):
             return _ENDED
-        return json.loads(connection.recv_bytes(MAX_MESSAGE_BYTES))
+        return messages.read(connection.recv_bytes(MAX_MESSAGE_BYTES))
     except (EOFError, OSError, ValueError):
         return _ENDED
 
@@ -147,7 +146,7 @@ def _interpret(
         on_saved(message["saved"])
         return None
     said: Finished | Failed
-    if "result" in message:
+    if isinstance(message.get("result"), dict):
         said = Finished(message["result"])
     else:
         said = Failed(failures.from_child(message.get("error")))

@@ -16,15 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from api.schemas.common import Failure, Name, Text, Time, refuse_unstorable
+from api.schemas.common import Failure, Label, Name, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
 from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
 from store.tables import Artifact, Job, JobEvent
 from store.watch_repository import Look
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-Id = Annotated[Text, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
-Labels = Annotated[dict[Name, Annotated[Text, Field(max_length=255)]], Field(max_length=64)]
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
+Labels = Annotated[dict[Name, Label], Field(max_length=64)]
 Device = Literal["any", "cpu", "gpu"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 REUSE = "Take an earlier job that computes the same, or has, instead of making one."
@@ -50,7 +50,7 @@ def _callable(url: str) -> str:
     return url
 
 
-WebhookUrl = Annotated[Text, Field(min_length=1, max_length=2048), AfterValidator(_callable)]
+WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_callable)]
 
 
 class Webhook(BaseModel):

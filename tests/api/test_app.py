@@ -27,7 +27,9 @@ def test_addresses_and_methods_that_are_not_there_are_problems(api: Api) -> None
     problem(api.http.get("/v1/nothing"), 404, "not_found")
     response = api.http.put("/v1/jobs")
     problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"]
+    assert response.headers["allow"] == "GET, POST"
+    assert api.http.put("/v1/jobs/job_0").headers["allow"] == "GET"
+    assert api.http.post("/v1/datasets/data_0").headers["allow"] == "DELETE, GET"
 
 
 def test_what_nobody_foresaw_is_a_problem_that_tells_nothing(api: Api, tmp_path: Path) -> None:
@@ -102,6 +104,13 @@ def test_the_openapi_document_tells_of_streams_headers_and_resumable_uploads(api
         for method, operation in operations.items():
             named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
             assert named == set(re.findall(r"{(\w+)}", path)), f"{method} {path}"
+
+
+def test_the_openapi_document_says_what_names_and_ids_may_be(api: Api) -> None:
+    job = api.http.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["properties"]
+    assert job["checkpoint_id"]["pattern"] == "^[0-9A-Za-z_]+$"
+    assert job["checkpoint_id"]["maxLength"] == 64
+    assert job["labels"]["additionalProperties"]["maxLength"] == 255
 
 
 def test_every_setting_stands_in_the_example() -> None:
