@@ -31,9 +31,10 @@ class BlobRepository:
     def lock(self, *sha256s: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes.
 
-        SQLite needs nothing: its writing transactions exclude each other.
+        SQLite's writing transactions exclude each other, from where they begin.
         """
-        if self._session.get_bind().dialect.name == "postgresql":
+        connection = self._session.connection()  # begins it, where nothing else has yet
+        if connection.dialect.name == "postgresql":
             # In one order, or two that lock the same ones could wait for each other.
             for key in sorted({zlib.crc32(sha256.encode()) - 2**31 for sha256 in sha256s}):
                 self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key})

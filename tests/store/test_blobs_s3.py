@@ -97,9 +97,9 @@ def test_reading_goes_on_after_a_break(url: str, proxy: CuttingProxy) -> None:
 def test_a_store_that_breaks_off_again_and_again_is_given_up(url: str, proxy: CuttingProxy) -> None:
     sha256 = put(make_blobs(url), DATA)
     blobs = make_blobs(url, proxy.url)
-    proxy.cut_after = [3_000_000, 0, 0]
+    proxy.cut_after = [3_000_000, 0]
     assert b"".join(blobs.stream(sha256)) == DATA
-    proxy.cut_after = [3_000_000, 0, 0, 0]
+    proxy.cut_after = [3_000_000, 0, 0]
     with pytest.raises(Unavailable, match="breaks off"):
         b"".join(blobs.stream(sha256))
 
@@ -124,8 +124,9 @@ def test_the_prefix_may_be_empty_or_deep(s3_url: str) -> None:
         assert not blobs.exists(sha256)
 
 
-MEASURE = """
-import resource, sys
+MEASURE = r"""
+import re, sys
+from pathlib import Path
 from store.blobs import make_blobs
 blobs, piece, count = make_blobs(sys.argv[1]), bytes(1 << 20), int(sys.argv[2])
 with blobs.writer() as writer:
@@ -133,7 +134,7 @@ with blobs.writer() as writer:
         writer.write(piece)
     ref = writer.commit()
 assert sum(map(len, blobs.stream(ref.sha256))) == count << 20
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+print(int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) >> 10)
 """
 
 
