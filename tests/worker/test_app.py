@@ -37,9 +37,8 @@ def test_messages_wait_in_their_own_queue_alone(broker_url: str, monkeypatch: py
 
 
 def test_collecting_is_due_at_the_start_and_then_after_its_interval() -> None:
-    entry = Scheduler(app, lazy=True).Entry(
-        **dict(app.conf.beat_schedule["collect"], name="collect", app=app)
-    )
+    collect = app.conf.beat_schedule["collect"]
+    entry = Scheduler(app, lazy=True).Entry(**collect, name="collect", app=app)
     assert entry.is_due().is_due
     later = next(entry).is_due()
     assert not later.is_due and later.next > WorkerSettings().collect_seconds / 2
