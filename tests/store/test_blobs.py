@@ -168,6 +168,16 @@ class TestAge:
             again()
             assert not list(blobs.list_older(3600)) and (blobs.age(sha256) or 0) < 300
 
+    @pytest.mark.parametrize("data", [DATA, SMALL], ids=["large", "small"])
+    def test_age_counts_from_the_commit_however_long_the_bytes_took(
+        self, blobs: BlobStore, data: bytes
+    ) -> None:
+        with blobs.writer() as writer:
+            writer.write(data)
+            writer.sync()
+            age_incoming(blobs, 7200)
+            assert (blobs.age(writer.commit().sha256) or 0) < 300
+
     def test_more_than_a_page_is_listed(self, blobs: BlobStore) -> None:
         names = {put(blobs, str(n).encode()) for n in range(25)}
         with pages_of(blobs, 10) as pages:
