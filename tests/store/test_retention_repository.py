@@ -118,11 +118,11 @@ def test_an_upload_that_a_new_job_holds_is_left_alone(database: Database) -> Non
     add(database, row)
     if database.engine.dialect.name == "sqlite":
         pytest.skip("one writer at a time: nobody can be in between")
-    with database.write() as submitting:
+    # Were the row waited for, the submitting transaction would have to end first.
+    with ThreadPoolExecutor(1) as pool, database.write() as submitting:
         assert submitting.checkpoints.hold(row.id, "local")
         submitting.jobs.add(job(row.id))
-        with ThreadPoolExecutor(1) as pool:  # it would wait, and nobody would go on
-            assert pool.submit(drop, database, "checkpoints").result(30) == 0
+        assert pool.submit(drop, database, "checkpoints").result(30) == 0
     assert drop(database, "checkpoints") == 0 and count(database, Checkpoint) == 1
 
 
