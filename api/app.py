@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -19,17 +20,15 @@ from store.blobs import make_blobs
 from store.database import Database
 from store.queue import Queue
 
-# Uploads write often: what has not grown for a day belongs to no one.
-_ABANDONED_SECONDS = 24 * 3600.0
-
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: ApiSettings = app.state.settings
-    blobs = make_blobs(settings.blobs_url)
-    blobs.remove_abandoned(_ABANDONED_SECONDS)
     app.state.resources = resources = Resources(
-        Database.from_settings(settings), blobs, Queue(settings.broker_url)
+        Database.from_settings(settings),
+        make_blobs(settings.blobs_url, settings.s3_endpoint),
+        Queue(settings.broker_url),
+        timedelta(hours=settings.idempotency_hours),
     )
     app.state.hub = hub = Hub(resources.database)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -26,6 +27,7 @@ class Resources:
     database: Database
     blobs: BlobStore
     queue: Queue
+    idempotency_lifetime: timedelta
 
 
 def caller_of(request: Request) -> Caller:

@@ -14,12 +14,14 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
+from store.blob_repository import BlobRepository
 from store.errors import Unavailable
 from store.idempotency_repository import IdempotencyRepository
 from store.job_repository import JobRepository
 from store.locks import Lock, lock
 from store.partial_upload_repository import PartialUploadRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
+from store.retention_repository import RetentionRepository
 from store.settings import StoreSettings
 from store.watch_repository import WatchRepository
 
@@ -103,22 +105,23 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.blobs = BlobRepository(session)
+        self.retention = RetentionRepository(session)
         self.idempotency = IdempotencyRepository(session)
         self.partial_uploads = PartialUploadRepository(session)
         self.watches = WatchRepository(session)
 
-    def lock_blob(self, sha256: str) -> None:
+    def lock_blob(self, *sha256s: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes."""
-        lock(self._session, Lock.BLOB, sha256)
+        self.blobs.lock(*sha256s)
 
     def lock_digest(self, owner: str, digest: str) -> None:
         """Until the transaction ends, no other one looks for the owner's job with this digest."""
         lock(self._session, Lock.DIGEST, f"{owner}\0{digest}")
 
     def blob_in_use(self, sha256: str) -> bool:
-        """Whether any checkpoint, dataset, artifact, part of an upload or job names these bytes."""
-        repositories = (self.checkpoints, self.datasets, self.artifacts, self.partial_uploads, self.jobs)
-        return any(repository.names_blob(sha256) for repository in repositories)
+        """Whether any row still names these bytes."""
+        return sha256 in self.blobs.in_use([sha256])
 
 
 class Database:

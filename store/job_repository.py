@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import defer
 
-from store.errors import AlreadyEnded
+from store.errors import AlreadyEnded, JobUnfinished
 from store.job_claims import JobClaims
 from store.job_moves import ended, held, queued_again
 from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
@@ -115,6 +115,16 @@ class JobRepository(JobClaims):
             raise AlreadyEnded(f"The job has already {status if status != 'canceled' else 'been canceled'}.")
         return status
 
+    def delete(self, id: str) -> bool:
+        """With its artifacts, events and deliveries. False when there is none. Raises JobUnfinished."""
+        gone = delete(Job).where(Job.id == id, Job.status.in_(ENDED)).returning(Job.id)
+        if self._session.scalar(gone.execution_options(synchronize_session=False)) is not None:
+            return True
+        status = self._session.scalar(select(Job.status).where(Job.id == id))
+        if status is not None:
+            raise JobUnfinished(f"The job is {status}. Cancel it, or wait until it has ended.")
+        return False
+
     # --- the worker's side
 
     def heartbeat(
@@ -213,6 +223,3 @@ class JobRepository(JobClaims):
         """An ended job names the blob no more."""
         named = update(Job).where(Job.id == id, Job.resume_sha256 == sha256, Job.status.in_(ENDED))
         self._session.execute(named.values(resume_sha256=None, updated_at=Job.updated_at))
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(Job.resume_sha256 == sha256))))

@@ -8,6 +8,7 @@ QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
 SWEEP = "zsq.sweep"
+COLLECT = "zsq.collect"
 
 ANY_QUEUE = "zsq.any"
 CPU_QUEUE = "zsq.cpu"
@@ -24,6 +25,7 @@ ROUTES = {
     INSPECT_CHECKPOINT: CONTROL_QUEUE,
     INSPECT_DATASET: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
+    COLLECT: CONTROL_QUEUE,
 }
 
 _CONNECT_SECONDS = 2.0

@@ -18,7 +18,9 @@ class StoreSettings(BaseSettings):
     database_url: str = ""
     broker_url: str = "redis://127.0.0.1:6379/0"
     blobs_url: str = ""
+    s3_endpoint: str = ""
     lease_seconds: float = Field(default=60, gt=0)
+    idempotency_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _places_inside_data_dir(self) -> StoreSettings:

@@ -6,9 +6,10 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
 from store.job_claims import Claim
 from store.tables import Artifact
 from worker.child import Order
@@ -20,7 +21,7 @@ from worker.resume import Keeper, release_ended
 from worker.runner import run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
-from worker.workspace import Workspace, workspace
+from worker.workspace import Workspace, hold_blobs, workspace
 
 ENTRY = "worker.entries:quantize"
 _WRITE_TRIES = 5
@@ -57,12 +58,15 @@ class Attempt:
             try:
                 with workspace(self._services.workspaces, name) as space:
                     outcome, artifacts = self._work(space)
-            except BlobMissing as error:
-                outcome, artifacts = Failed(describe(error)), []
+                    if isinstance(outcome, Finished):
+                        # Inside: until rows name the blobs, their files may be needed once more.
+                        self._succeed(outcome.value["report"], artifacts, space)
+            except StoreError as error:
+                outcome = Failed(describe(error))
             except Exception as error:
                 log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
-                outcome, artifacts = Failed(from_around(error)), []
-            self._conclude(outcome, artifacts)
+                outcome = Failed(from_around(error))
+            self._conclude(outcome)
         self._tidy()
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
@@ -114,12 +118,18 @@ class Attempt:
             return outcome.failure["retryable"] and started < self._services.settings.max_attempts
         return outcome == Stopped(Stop.HANDED_BACK)
 
-    def _conclude(self, outcome: Outcome, artifacts: list[Artifact]) -> None:
+    def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
+        def publish(work: UnitOfWork) -> bool:
+            hold_blobs(work, self._services.blobs, space.published)
+            return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
+
+        ended = self._write(publish)
+        log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Writes the end of an attempt that has not `_succeed`ed."""
         id, fence = self._job.id, self._fence
         match outcome:
-            case Finished(value):
-                ended = self._write(lambda work: work.jobs.succeed(id, fence, value["report"], artifacts))
-                log.info("%s: %s", id, "succeeded" if ended else "was taken away; nothing written")
             case Stopped(Stop.CANCELED):
                 self._write(lambda work: work.jobs.cancel_running(id, fence))
                 log.info("%s: canceled", id)

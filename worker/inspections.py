@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset, utc_now
 from worker.child import Order
@@ -130,7 +130,7 @@ def _outcome(services: Services, row: Checkpoint | Dataset, entry: str) -> Outco
     try:
         with workspace(services.workspaces, name) as space:
             return _look(services, row, entry, space)
-    except BlobMissing as error:
+    except StoreError as error:
         return Failed(describe(error))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from store.garbage import delete_now
 from store.job_claims import Claim
 from worker.services import Services
 
@@ -93,7 +94,7 @@ class Keeper:
                     writer.commit()
             log.info("%s: kept %d bytes to go on from", job_id, writer.size)
         if kept.replaced is not None:
-            _drop(services, kept.replaced)
+            delete_now(services.database, services.blobs, [kept.replaced])
 
     def _open(self, path: str) -> BinaryIO:
         """The file, if it is one and lies in scratch itself: whoever named it has read strangers' bytes.
@@ -120,14 +121,5 @@ def release_ended(services: Services) -> None:
         jobs = work.jobs.ended_with_resume()
     for job_id, sha256 in jobs:
         with services.database.write() as work:
-            work.lock_blob(sha256)
             work.jobs.forget_resume(job_id, sha256)
-            if not work.blob_in_use(sha256):
-                services.blobs.delete(sha256)
-
-
-def _drop(services: Services, sha256: str) -> None:
-    with services.database.write() as work:
-        work.lock_blob(sha256)
-        if not work.blob_in_use(sha256):
-            services.blobs.delete(sha256)
+        delete_now(services.database, services.blobs, [sha256])

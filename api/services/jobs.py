@@ -20,6 +20,7 @@ from core.errors import InputError
 from core.spec import QuantizationSpec
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
+from store.garbage import delete_now
 from store.queue import Queue
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
 from store.transitions import UNFINISHED
@@ -31,7 +32,9 @@ def submit(resources: Resources, caller: Caller, request: JobRequest, key: str |
     Raises NotFound, InputError when what it names was rejected, and IdempotencyKeyReused.
     """
     with resources.database.write() as work:
-        once = Once(work, caller, key, ["jobs", request.model_dump(mode="json")])
+        once = Once(
+            work, caller, key, ["jobs", request.model_dump(mode="json")], resources.idempotency_lifetime
+        )
         if once.earlier is not None:
             return once.earlier
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
@@ -58,16 +61,21 @@ def quantize(
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     sums = {name: file.sha256 for name, file in sorted(files.items())}
     with resources.database.write() as work:
-        once = Once(work, caller, key, ["quantize", fields.model_dump(mode="json"), sums])
+        once = Once(
+            work,
+            caller,
+            key,
+            ["quantize", fields.model_dump(mode="json"), sums],
+            resources.idempotency_lifetime,
+        )
         if once.earlier is not None:
             return once.earlier
-        # In one order for all: two requests with the same files the other way round would wait for ever.
-        for sha256 in sorted(sums.values()):
-            work.lock_blob(sha256)
-        checkpoint, _ = put(work, resources.blobs, caller, CHECKPOINT, fields, files["file"])
+        # Both at once: two requests with the same files the other way round would wait for ever.
+        work.lock_blob(*sums.values())
+        checkpoint, _ = put(work, caller, CHECKPOINT, fields, files["file"])
         dataset = None
         if "dataset" in files:
-            dataset, _ = put(work, resources.blobs, caller, DATASET, DatasetFields(), files["dataset"])
+            dataset, _ = put(work, caller, DATASET, DatasetFields(), files["dataset"])
         accepted = _accept(work, caller, fields, checkpoint, dataset)
         answer = once.keep(accepted.answer())
     for upload in filter(None, (checkpoint, dataset)):
@@ -160,6 +168,15 @@ def cancel(resources: Resources, caller: Caller, id: str) -> Job:
             raise AlreadyEnded(f"The job has already {job.status}.")
     with resources.database.read() as work:
         return find(work, caller, id)
+
+
+def delete(resources: Resources, caller: Caller, id: str) -> None:
+    """With its report, artifacts and events. Raises NotFound, and JobUnfinished until it has ended."""
+    with resources.database.write() as work:
+        find(work, caller, id)
+        named = work.blobs.of_job(id)
+        work.jobs.delete(id)
+    delete_now(resources.database, resources.blobs, named)
 
 
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:

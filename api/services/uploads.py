@@ -11,9 +11,11 @@ from api.errors import NotFound
 from api.schemas.common import Fields
 from api.services.dispatch import announce_upload
 from api.services.kinds import Kind
-from store.blobs import BlobRef, BlobStore
+from store.blobs import BlobRef
 from store.database import UnitOfWork
+from store.garbage import delete_now
 from store.repositories import UploadRepository, UploadRow
+from store.tables import utc_now
 
 
 class Content(Protocol):
@@ -31,14 +33,13 @@ def save(
 ) -> tuple[UploadRow, bool]:
     """The row of these bytes and fields, and whether it is new."""
     with resources.database.write() as work:
-        row, new = put(work, resources.blobs, caller, kind, fields, file)
+        row, new = put(work, caller, kind, fields, file)
     announce_upload(resources.queue, row)
     return row, new
 
 
 def put(
     work: UnitOfWork,
-    blobs: BlobStore,
     caller: Caller,
     kind: Kind[Fields, UploadRow],
     fields: Fields,
@@ -55,12 +56,13 @@ def put(
     row.fingerprint = _fingerprint(row.owner, row.blob_sha256, kind.noun, row.name, kind.meaning(row))
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
+    # Even if they are known: what has been damaged since is mended by that.
+    file.commit()
     known = rows.by_fingerprint(row.fingerprint)
-    if known is None or not blobs.exists(row.blob_sha256):
-        file.commit()
     held = rows.hold(known.id, known.owner) if known is not None else None
     if held is None:
         return rows.add(row), True
+    held.updated_at = utc_now()  # retention counts from here
     if held.state == "rejected" and rows.reopen(held.id):
         held = rows.hold(held.id, held.owner) or held
     return held, False
@@ -82,11 +84,9 @@ def delete(resources: Resources, caller: Caller, kind: Kind[Any, Any], id: str) 
     with resources.database.write() as work:
         rows = kind.rows(work)
         sha256 = find(rows, caller, id).blob_sha256
-        work.lock_blob(sha256)
         if not rows.delete(id):
             raise not_found(kind.noun, id)
-        if not work.blob_in_use(sha256):
-            resources.blobs.delete(sha256)
+    delete_now(resources.database, resources.blobs, [sha256])
 
 
 def not_found(noun: str, id: str) -> NotFound:

@@ -229,3 +229,10 @@ def _tell_pid(payload: dict[str, Any]) -> None:
 
 def fill_the_disk(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """As `quantize`, with other bytes each time."""
+    result = quantize(payload, context)
+    Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
+    return result
