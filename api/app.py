@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, web
+from api.observe import Observed
+from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs, metrics, web
+from api.services.gauges import StateGauges
+from api.services.health import Health
 from api.settings import ApiSettings
 from store.blobs import make_blobs
 from store.database import Database
@@ -19,6 +25,8 @@ from store.queue import Queue
 
 # Uploads write often: what has not grown for a day belongs to no one.
 _ABANDONED_SECONDS = 24 * 3600.0
+# Threads for /readyz and /metrics.
+_WATCHERS = 16
 
 
 @asynccontextmanager
@@ -29,6 +37,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.resources = resources = Resources(
         Database.from_settings(settings), blobs, Queue(settings.broker_url)
     )
+    app.state.health = Health(resources)
+    app.state.gauges = CollectorRegistry()
+    app.state.gauges.register(StateGauges(resources))
+    app.state.watchers = CapacityLimiter(_WATCHERS)
     try:
         yield
     finally:
@@ -36,8 +48,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         resources.database.dispose()
 
 
+class Service(FastAPI):
+    """Observed from outside: Starlette's own middleware would not see the 500 of an unforeseen error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Observed(super().__call__)(scope, receive, send)
+
+
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    app = FastAPI(
+    app = Service(
         title="zsq",
         version="1",
         description="Zero-shot quantization: a full-precision checkpoint in, a low-bit ONNX file out.",
@@ -51,7 +70,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    for routes in (checkpoints, datasets, jobs, artifacts, catalogue, health, web):
+    for routes in (checkpoints, datasets, jobs, artifacts, catalogue, health, metrics, web):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

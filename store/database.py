@@ -48,6 +48,8 @@ def make_engine(url: str) -> Engine:
         max_overflow=30,
         json_serializer=_to_json,
         connect_args=connect_args,
+        # Errors are logged, and what is queried for may be a secret.
+        hide_parameters=True,
     )
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -87,7 +89,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (OperationalError, ProgrammingError, InterfaceError, TimeoutError) as error:
-        log.warning("the database failed: %s", error)
+        log.warning("the database failed: %s", getattr(error, "orig", None) or error)
         raise Unavailable("The database cannot be reached, or lacks its tables. Try again soon.") from error
 
 
@@ -142,10 +144,16 @@ class Database:
         ):
             yield UnitOfWork(session)
 
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """For what concerns the database itself, not its rows. Raises Unavailable."""
+        with _reached(), self.engine.connect() as connection:
+            yield connection
+
     def ping(self) -> None:
-        """Raises Unavailable when the database cannot be reached or has no tables yet."""
-        with self.read() as work:
-            work.jobs.get("")
+        """Raises Unavailable when the database cannot be reached. Of its tables, `schema_state` tells."""
+        with self.connect() as connection:
+            connection.execute(text("SELECT 1"))
 
     def dispose(self) -> None:
         self.engine.dispose()

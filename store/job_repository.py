@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session, defer
 
 from store.errors import AlreadyEnded
 from store.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
-from store.transitions import ENDED, sources
+from store.transitions import ENDED, STATUSES, sources
 
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
 
@@ -87,6 +87,14 @@ class JobRepository:
         return list(
             self._session.scalars(select(Job.id).where(uses, Job.status == "queued").order_by(Job.id))
         )
+
+    def census(self) -> tuple[dict[str, int], datetime | None]:
+        """How many jobs have each status, and since when the one that waits longest has waited."""
+        counts = self._session.execute(select(Job.status, func.count()).group_by(Job.status))
+        found = {row[0]: row[1] for row in counts}
+        # A queued row changes when it is submitted and when it is queued again, and at no other time.
+        oldest = self._session.scalar(select(func.min(Job.updated_at)).where(Job.status == "queued"))
+        return dict.fromkeys(STATUSES, 0) | found, oldest
 
     def events(self, job_id: str, after_id: int = 0, limit: int = 100) -> Sequence[JobEvent]:
         """Oldest first."""

@@ -15,6 +15,7 @@ from core.spec import QuantizationSpec
 from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
+from store.logging import current_request_id
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
 from store.transitions import UNFINISHED
 
@@ -72,6 +73,7 @@ def _add(
             spec=spec.to_json(),
             labels=labels,
             method=spec.method.name,
+            request_id=current_request_id(),
         )
     )
 

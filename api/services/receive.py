@@ -18,6 +18,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 
+from api import metrics
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import FormFields
 from api.services.multipart import FormReader
@@ -137,6 +138,7 @@ async def _pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> 
     async for chunk in stream:
         batch.append(chunk)
         size += len(chunk)
+        metrics.uploaded(len(chunk))
         if size >= _BATCH_BYTES:
             await run_sync(feed, b"".join(batch))
             batch, size = [], 0
