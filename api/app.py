@@ -19,6 +19,7 @@ from api.routes import artifacts, catalogue, checkpoints, datasets, health, jobs
 from api.services.gauges import StateGauges
 from api.services.health import Health
 from api.settings import ApiSettings
+from store import tracing
 from store.blobs import make_blobs
 from store.database import Database
 from store.queue import Queue
@@ -46,6 +47,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         resources.queue.close()
         resources.database.dispose()
+        tracing.stop()
 
 
 class Service(FastAPI):
@@ -56,6 +58,7 @@ class Service(FastAPI):
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    tracing.start("zsq-api")
     app = Service(
         title="zsq",
         version="1",
@@ -67,6 +70,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings or ApiSettings()
+    tracing.instrument_app(app)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)

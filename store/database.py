@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
+from store import tracing
 from store.errors import Unavailable
 from store.job_repository import JobRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
@@ -127,7 +128,9 @@ class Database:
 
     @classmethod
     def from_settings(cls, settings: StoreSettings) -> Database:
-        return cls(make_engine(settings.database_url))
+        engine = make_engine(settings.database_url)
+        tracing.instrument_engine(engine)
+        return cls(engine)
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:

@@ -1,6 +1,6 @@
 """`python -m worker device` computes jobs; `python -m worker control` inspects uploads and sweeps.
 
-What follows is given to `celery worker` as it is, for example `--loglevel DEBUG`.
+What follows is given to `celery worker` as it is. `ZSQ_LOG_LEVEL` says how much is logged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main() -> None:
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role not in ROLES:
         sys.exit(f"usage: python -m worker {{{','.join(ROLES)}}} [options of `celery worker`]")
-    app.worker_main(["worker", "--loglevel", "INFO", *COMMON, *ROLES[role], *sys.argv[2:]])
+    # Quiet: its banner is no log line.
+    app.worker_main(["--quiet", "worker", *COMMON, *ROLES[role], *sys.argv[2:]])
 
 
 if __name__ == "__main__":

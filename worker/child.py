@@ -3,7 +3,7 @@
 Messages in both directions are JSON, never pickle: the child parses bytes that strangers uploaded,
 and the parent must not execute what such a child says.
 
-    child -> parent   {"progress": {...}} ...  then {"result": {...}} or {"error": {...}}
+    child -> parent   {"progress": {...}}, {"log": {...}} ...  then {"result": {...}} or {"error": {...}}
     parent -> child   "cancel"; the end of the pipe means that the parent is gone
 """
 
@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker import child_log
 from worker.failures import describe
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from core.context import Progress
 
 CANCEL = b"cancel"
+
+# Any thread may log while another tells of progress; a message must not stand inside of another.
+_sending = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Order:
 def main(connection: Connection, order: Order) -> None:
     """The child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
+    child_log.listen(lambda message: _send(connection, message))
     canceled = threading.Event()
     threading.Thread(target=_watch_parent, args=(connection, canceled), daemon=True).start()
     _volunteer_for_the_oom_killer()
@@ -135,7 +140,9 @@ def _progress(progress: Progress) -> dict[str, Any]:
 
 
 def _send(connection: Connection, message: Mapping[str, Any]) -> None:
-    connection.send_bytes(json.dumps(_finite(message), allow_nan=False).encode())
+    data = json.dumps(_finite(message), allow_nan=False).encode()
+    with _sending:
+        connection.send_bytes(data)
 
 
 def _finite(value: Any) -> Any:

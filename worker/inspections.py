@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from store.database import UnitOfWork
 from store.errors import BlobMissing
+from store.logging import log_context
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset
+from worker import metrics
 from worker.child import Order
 from worker.failures import describe
 from worker.runner import Failed, Finished, Limit, Outcome, Stop, run_child
@@ -55,29 +57,39 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
         row = kind.rows(work).get(id)
     if row is None or row.state != "pending":
         return
+    with log_context(**{f"{kind_name}_id": id, "owner": row.owner}):
+        _inspect(services, kind_name, row, entry or kind.entry)
+
+
+def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset, entry: str) -> None:
+    kind, id = _KINDS[kind_name], row.id
     try:
         # A name of its own: another worker, or another thread of this one, may look at the same file.
         # The process's id comes last, for `clean_up`.
         with workspace(services.workspaces, f"{id}-{uuid.uuid4().hex[:8]}-{os.getpid()}") as space:
-            outcome = _look(services, row, entry or kind.entry, space)
+            outcome = _look(services, row, entry, space)
     except BlobMissing as error:
         outcome = Failed(describe(error))
     if isinstance(outcome, Finished):
         with services.database.write() as work:
             decided = kind.rows(work).mark_ready(id, outcome.value)
             waiting = work.jobs.waiting_for(id)
+        metrics.inspected(kind_name, "ready")
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job_id in waiting:
             services.queue.quantize(job_id)
     elif isinstance(outcome, Failed) and _will_pass(outcome):
+        metrics.inspected(kind_name, "again")
         log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
     elif isinstance(outcome, Failed):
         with services.database.write() as work:
             decided = kind.rows(work).mark_rejected(id, dict(outcome.failure))
             work.jobs.fail_rejected()
+        metrics.inspected(kind_name, "rejected")
         verdict = "rejected" if decided else "deleted or decided meanwhile"
         log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:
+        metrics.inspected(kind_name, "again")
         kind.send(services, id)
 
 

@@ -13,6 +13,7 @@ from store.database import UnitOfWork
 from store.errors import BlobMissing
 from store.job_repository import Claim
 from store.tables import Artifact
+from worker import metrics, observe
 from worker.child import Order
 from worker.failures import describe, from_around
 from worker.lease import Lease
@@ -57,6 +58,7 @@ class _Attempt:
         self._job = claim.job
         self._fence = claim.fence
         self._entry = entry
+        self._seen: observe.Attempt
         self._lease = Lease(
             services.database,
             claim,
@@ -66,9 +68,10 @@ class _Attempt:
 
     def run(self) -> None:
         name = f"{self._job.id}-{self._job.attempt}"
-        log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
-        with self._lease as lease:
-            lease.report({"phase": "loading"})
+        with observe.attempt(self._job) as self._seen, self._lease as lease:
+            log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
+            self._report = self._seen.reporting(lease.report)
+            self._report({"phase": "loading"})
             try:
                 with workspace(self._services.workspaces, name) as space:
                     outcome, artifacts = self._work(space)
@@ -88,11 +91,11 @@ class _Attempt:
             limit=limit,
             grace_seconds=self._services.settings.cancel_grace_seconds,
             watch=self._watch,
-            on_progress=self._lease.report,
+            on_progress=self._report,
         )
         if not isinstance(outcome, Finished):
             return outcome, []
-        self._lease.report({"phase": "publishing"})
+        self._report({"phase": "publishing"})
         files = outcome.value["artifacts"]
         artifacts = space.publish(self._services.blobs, files, lambda: self._watch() is None)
         self._lease.beat()  # the last chance to hear of a cancel
@@ -148,19 +151,28 @@ class _Attempt:
                 ended = self._write(
                     lambda work: work.jobs.succeed(self._job.id, self._fence, value["report"], artifacts)
                 )
+                self._seen.ended("succeeded" if ended else "lost", value["report"])
                 log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
             case Stopped(Stop.CANCELED):
                 self._write(lambda work: work.jobs.cancel_running(self._job.id, self._fence))
+                self._seen.ended("canceled")
                 log.info("%s: canceled", self._job.id)
             case Stopped(Stop.HANDED_BACK):
                 self._run_again("this worker is shutting down")
+                self._seen.ended("handed_back")
+                metrics.handed_back()
             case Stopped(Stop.LOST):
+                self._seen.ended("lost")
                 log.warning("%s: lease lost, nothing written", self._job.id)
             case Failed(failure):
                 if failure["retryable"] and self._job.attempt < self._services.settings.max_attempts:
                     self._run_again(failure["detail"])
+                    self._seen.ended("retried")
+                    metrics.retried(failure["code"])
                 else:
                     self._write(lambda work: work.jobs.fail(self._job.id, self._fence, dict(failure)))
+                    self._seen.ended("failed")
+                    metrics.failed(failure["code"])
                     log.info("%s: failed: %s: %s", self._job.id, failure["code"], failure["detail"])
 
     def _run_again(self, why: str) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
 from store.tables import utc_now
+from worker import metrics
 from worker.services import Services
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def sweep(services: Services, waiting: Callable[[str], int], reminders: Reminder
         cutoff = now - timedelta(seconds=stale_seconds)
         checkpoints = work.checkpoints.pending_since(cutoff)
         datasets = work.datasets.pending_since(cutoff)
+    metrics.leases_lost(len(found.requeued) + len(found.failed))
     for ids, what in (
         (found.requeued, "queued again: its worker was lost"),
         (found.failed, "failed: its worker was lost once too often"),
@@ -53,7 +55,7 @@ def sweep(services: Services, waiting: Callable[[str], int], reminders: Reminder
         (found.rejected, "failed: what it needs was rejected"),
     ):
         for id in ids:
-            log.warning("%s: %s", id, what)
+            log.warning("%s: %s", id, what, extra={"job_id": id})
     for id in found.requeued:
         services.queue.quantize(id)
     if found.stale and waiting(DEVICE_QUEUE) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from store import tracing
 from store.queue import INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
 from worker import inspections, jobs
 from worker import sweep as sweeping
@@ -28,7 +29,8 @@ def inspect_dataset(id: str) -> None:
 
 @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    sweeping.sweep(services(), messages_waiting, _reminders())
+    with tracing.untraced():
+        sweeping.sweep(services(), messages_waiting, _reminders())
 
 
 @cache

@@ -12,6 +12,7 @@ from api.services.dispatch import announce_checkpoint, announce_dataset, announc
 from api.services.uploads import not_found, put_checkpoint, put_dataset
 from core.errors import InputError
 from core.spec import QuantizationSpec
+from store import tracing
 from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
@@ -74,6 +75,7 @@ def _add(
             labels=labels,
             method=spec.method.name,
             request_id=current_request_id(),
+            traceparent=tracing.traceparent(),
         )
     )
 
