@@ -29,7 +29,14 @@ from store.settings import LogFormat, LogLevel
 
 OWN = ("api", "core", "store", "worker")
 # They repeat for each message and each call what our own lines say better.
-_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "httpx", "httpx2")
+_CHATTY = (
+    "celery.app.trace",
+    "celery.beat",
+    "celery.worker.request",
+    "celery.worker.strategy",
+    "httpx",
+    "httpx2",
+)
 
 # Celery's and uvicorn's own extras say again what the line says.
 _NOT_EXTRA = frozenset({*RESERVED_ATTRS, "color_message", "data"})

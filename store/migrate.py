@@ -8,9 +8,8 @@ from typing import Literal
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from store.database import Database, make_engine
 from store.logging import configure
@@ -45,7 +44,9 @@ def schema_state(database: Database) -> Literal["current", "behind", "ahead"]:
     Raises Unavailable when the database cannot be reached.
     """
     with database.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return "behind"
+        found = connection.scalar(text("SELECT version_num FROM alembic_version"))
     *_, newest = known = _revisions()
     if found == newest:
         return "current"

@@ -45,7 +45,7 @@ def _provide(service: str) -> None:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: F401
-    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor  # noqa: F401
+    from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer  # noqa: F401
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -67,9 +67,12 @@ def instrument_app(app: FastAPI) -> None:
 def instrument_engine(engine: Engine) -> None:
     """The SQL, without the values that it is given."""
     if _on:
-        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+        from opentelemetry import metrics, trace
+        from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer
 
-        SQLAlchemyInstrumentor().instrument(engine=engine)
+        # Not by its instrumentor, which also patches SQLAlchemy's asyncio side and fails without greenlet.
+        usage = metrics.get_meter(__name__).create_up_down_counter("db.client.connections.usage")
+        EngineTracer(trace.get_tracer(__name__), engine, usage)
 
 
 def traceparent() -> str | None:

@@ -17,7 +17,6 @@ from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
 from store import tracing
-from store.logging import configure
 from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
 from store.settings import store_settings
 from worker import forkserver, jobs, metrics
@@ -92,10 +91,8 @@ app.steps["worker"].add(ThreadedBeat)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
-def _log(**kwargs: Any) -> None:
-    """Celery leaves logging alone as soon as anyone hears this signal."""
-    store = store_settings()
-    configure(store.log_format, store.log_level)
+def _leave_logging_alone(**kwargs: Any) -> None:
+    """Celery does so as soon as anyone hears this signal; `worker.__main__` has set it up."""
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]

@@ -74,7 +74,8 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
         with services.database.write() as work:
             decided = kind.rows(work).mark_ready(id, outcome.value)
             waiting = work.jobs.waiting_for(id)
-        metrics.inspected(kind_name, "ready")
+        if decided:
+            metrics.inspected(kind_name, "ready")
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job_id in waiting:
             services.queue.quantize(job_id)
@@ -85,7 +86,8 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
         with services.database.write() as work:
             decided = kind.rows(work).mark_rejected(id, dict(outcome.failure))
             work.jobs.fail_rejected()
-        metrics.inspected(kind_name, "rejected")
+        if decided:
+            metrics.inspected(kind_name, "rejected")
         verdict = "rejected" if decided else "deleted or decided meanwhile"
         log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.spec import QuantizationSpec
+from store import tracing
 from store.database import UnitOfWork
 from store.errors import BlobMissing
 from store.job_repository import Claim
@@ -49,7 +50,8 @@ def clean_up(services: Services) -> None:
             job = work.jobs.get(job_id)
         return job is not None and job.status == "running" and str(job.attempt) == attempt
 
-    remove_abandoned(services.workspaces, in_use)
+    with tracing.untraced():
+        remove_abandoned(services.workspaces, in_use)
 
 
 class _Attempt:

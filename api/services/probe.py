@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from store import tracing
+
 Answer = TypeVar("Answer")
 
 
@@ -34,6 +36,7 @@ class Probe(Generic[Answer]):
 
     def _run(self, future: Future[Answer]) -> None:
         try:
-            future.set_result(self._ask())
+            with tracing.untraced():
+                future.set_result(self._ask())
         except Exception as error:
             future.set_exception(error)
