@@ -56,7 +56,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> Ite
         }
         with Stack(data_dir, 0, env=env) as stack, Client(stack.url) as client:
             running = Running(stack, client, [], data_dir)
-            checkpoint = client.wait_until_ready(running.upload(network_file).id)
+            checkpoint = running.upload(network_file)
+            end = time.monotonic() + 60
+            while client.checkpoint(checkpoint.id).state != "ready":
+                assert time.monotonic() < end, running.logs()
+                time.sleep(0.1)
             accepted = httpx.post(
                 f"{stack.url}/v1/jobs",
                 json={"checkpoint_id": checkpoint.id, "bits": "w4a4", "method": QUICK},
