@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from store import tracing
 from store.errors import Unavailable
+from store.inventory import Inventory
 from store.job_repository import JobRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
 from store.settings import StoreSettings
@@ -103,6 +104,7 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.inventory = Inventory(session)
 
     def lock_blob(self, sha256: str) -> None:
         """Until the transaction ends, no other one adds or drops references to these bytes.
