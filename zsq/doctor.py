@@ -79,8 +79,12 @@ def unknown_variables(given: set[str], known: set[str]) -> list[Finding]:
     """A misspelled setting is ignored without a word by everything else."""
     found = []
     for name in sorted(given - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"Is {near[0]} meant?" if near else "No setting is called so: docs/guides/configuration.md."
+        # Without what all of them begin with, or any two would be alike.
+        words = [each.removeprefix("ZSQ_") for each in known]
+        near = difflib.get_close_matches(name.removeprefix("ZSQ_"), words, n=1)
+        advice = (
+            f"Is ZSQ_{near[0]} meant?" if near else "No setting is called so: docs/guides/configuration.md."
+        )
         found.append(Finding("settings", "warning", f"{name} is no setting, and does nothing", advice))
     return found
 
