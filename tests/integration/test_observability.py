@@ -132,6 +132,7 @@ def test_one_trace_from_the_request_to_the_jobs_run(watched: Watched) -> None:
     assert {"zsq-api", "zsq-worker"} == {span.service for span in same}
     assert any(span.attributes["db.statement"].startswith("INSERT INTO job") for span in statements)
     assert watched.job.id not in str([span.attributes["db.statement"] for span in statements])
+    assert len([span for span in same if span.name == root.name]) == 1, "FastAPI's own tracing stands back"
     # The message: sent inside the request, taken by the worker, and linked with the attempt.
     (sent,) = [span for span in same if span.name == "apply_async/zsq.quantize"]
     (taken,) = [span for span in traces.named("run/zsq.quantize") if span.parent == sent.id]

@@ -198,7 +198,7 @@ def worker(settings: ApiSettings) -> Iterator[psutil.Popen]:
     finally:
         family = [process, *process.children(recursive=True)]
         process.terminate()
-        psutil.wait_procs(family, timeout=20)
+        psutil.wait_procs([process], timeout=20)
         for each in family:
             if each.is_running():
                 each.kill()
