@@ -24,8 +24,6 @@ from store.blobs import make_blobs
 from store.database import Database
 from store.queue import Queue
 
-# Uploads write often: what has not grown for a day belongs to no one.
-_ABANDONED_SECONDS = 24 * 3600.0
 # Threads for /readyz and /metrics.
 _WATCHERS = 16
 
@@ -33,10 +31,10 @@ _WATCHERS = 16
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: ApiSettings = app.state.settings
-    blobs = make_blobs(settings.blobs_url)
-    blobs.remove_abandoned(_ABANDONED_SECONDS)
     app.state.resources = resources = Resources(
-        Database.from_settings(settings), blobs, Queue(settings.broker_url)
+        Database.from_settings(settings),
+        make_blobs(settings.blobs_url, settings.s3_endpoint),
+        Queue(settings.broker_url),
     )
     app.state.health = Health(resources)
     app.state.gauges = CollectorRegistry()

@@ -148,7 +148,9 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     store.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.InUse: HTTPStatus.CONFLICT,
     store.AlreadyEnded: HTTPStatus.CONFLICT,
+    store.JobUnfinished: HTTPStatus.CONFLICT,
     store.BlobMissing: HTTPStatus.INTERNAL_SERVER_ERROR,
+    store.BlobCorrupt: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,12 @@ from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, T
 from sqlalchemy.orm import Session
 
 from store import tracing
+from store.blob_repository import BlobRepository
 from store.errors import Unavailable
 from store.inventory import Inventory
 from store.job_repository import JobRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
+from store.retention_repository import RetentionRepository
 from store.settings import StoreSettings
 
 log = logging.getLogger(__name__)
@@ -99,26 +100,21 @@ class UnitOfWork:
     """The repositories of one transaction. Rows stay readable after it."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
         self.checkpoints = CheckpointRepository(session)
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
         self.inventory = Inventory(session)
+        self.blobs = BlobRepository(session)
+        self.retention = RetentionRepository(session)
 
-    def lock_blob(self, sha256: str) -> None:
-        """Until the transaction ends, no other one adds or drops references to these bytes.
-
-        SQLite needs nothing: its writing transactions exclude each other.
-        """
-        if self._session.get_bind().dialect.name == "postgresql":
-            key = zlib.crc32(sha256.encode())
-            self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
+    def lock_blob(self, *sha256s: str) -> None:
+        """Until the transaction ends, no other one adds or drops references to these bytes."""
+        self.blobs.lock(*sha256s)
 
     def blob_in_use(self, sha256: str) -> bool:
-        """Whether any checkpoint, dataset or artifact still names these bytes."""
-        repositories = (self.checkpoints, self.datasets, self.artifacts)
-        return any(repository.names_blob(sha256) for repository in repositories)
+        """Whether any row still names these bytes."""
+        return sha256 in self.blobs.in_use([sha256])
 
 
 class Database:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from store.blobs import make_blobs
+from store.blobs import BlobStore, make_blobs
 from store.database import Database
 from store.findings import Check, Failure, Finding, examine, settings_finding, tell, variables
 from store.migrate import schema_state
@@ -28,6 +28,7 @@ def findings() -> list[Finding]:
         return [settings_found]
     settings = StoreSettings()
     database = Database.from_settings(settings)
+    stored = make_blobs(settings.blobs_url, settings.s3_endpoint)
     start = "Is it running, and is {} right? `zsq up` starts all parts on this machine."
     checks = [
         Check(
@@ -35,7 +36,11 @@ def findings() -> list[Finding]:
         ),
         Check("memory", memory, "See /proc/meminfo."),
         Check("broker", lambda: broker(settings), start.format("ZSQ_BROKER_URL")),
-        Check("blobs", lambda: blobs(settings.blobs_url), start.format("ZSQ_BLOBS_URL")),
+        Check(
+            "blobs",
+            lambda: blobs(stored),
+            start.format("ZSQ_BLOBS_URL"),
+        ),
     ]
     if is_missing(database):
         advice = "`zsq up` and python -m store.migrate make one."
@@ -120,9 +125,8 @@ def broker(settings: StoreSettings) -> str | Finding:
     return ", ".join(f"{name}: {count}" for name, count in waiting.items()) + " messages"
 
 
-def blobs(url: str) -> str:
+def blobs(store: BlobStore) -> str:
     """Writes a few bytes, reads them, removes them."""
-    store = make_blobs(url)
     data = b"zsq doctor " + os.urandom(16)
     with store.writer() as writer:
         writer.write(data)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session, defer
 
-from store.errors import AlreadyEnded
+from store.errors import AlreadyEnded, JobUnfinished
 from store.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
 from store.transitions import ENDED, STATUSES, sources
 
@@ -123,6 +123,16 @@ class JobRepository:
         if status in ENDED:
             raise AlreadyEnded(f"The job has already {status if status != 'canceled' else 'been canceled'}.")
         return status
+
+    def delete(self, id: str) -> bool:
+        """With its artifacts, events and deliveries. False when there is none. Raises JobUnfinished."""
+        ended = delete(Job).where(Job.id == id, Job.status.in_(ENDED)).returning(Job.id)
+        if self._session.scalar(ended.execution_options(synchronize_session=False)) is not None:
+            return True
+        status = self._session.scalar(select(Job.status).where(Job.id == id))
+        if status is not None:
+            raise JobUnfinished(f"The job is {status}. Cancel it, or wait until it has ended.")
+        return False
 
     # --- the worker's side
 

@@ -10,6 +10,7 @@ QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
 SWEEP = "zsq.sweep"
+COLLECT = "zsq.collect"
 
 DEVICE_QUEUE = "zsq.device"
 CONTROL_QUEUE = "zsq.control"
@@ -19,6 +20,7 @@ ROUTES = {
     INSPECT_CHECKPOINT: CONTROL_QUEUE,
     INSPECT_DATASET: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
+    COLLECT: CONTROL_QUEUE,
 }
 
 _CONNECT_SECONDS = 2.0

@@ -26,6 +26,7 @@ class StoreSettings(BaseSettings):
     database_url: str = ""
     broker_url: str = "redis://127.0.0.1:6379/0"
     blobs_url: str = ""
+    s3_endpoint: str = ""
     lease_seconds: float = Field(default=60, gt=0)
 
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"

@@ -64,7 +64,7 @@ def main() -> None:
     deep = parser.parse_args().deep
     settings = store_settings()
     database = Database.from_settings(settings)
-    count, faults = verify(database, make_blobs(settings.blobs_url), deep=deep)
+    count, faults = verify(database, make_blobs(settings.blobs_url, settings.s3_endpoint), deep=deep)
     for fault in faults:
         for named in fault.named:
             weight = "" if named.needed else " (it begins anew)"

@@ -10,6 +10,7 @@ run in. Time limits and cancels are the runner's, since Celery cannot stop a thr
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery, bootsteps, signals
@@ -17,7 +18,7 @@ from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
 from store import tracing
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
+from store.queue import COLLECT, CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
 from store.settings import store_settings
 from worker import forkserver, jobs, metrics
 from worker.services import services
@@ -47,7 +48,14 @@ app.conf.update(
             "schedule": _settings.sweep_seconds,
             # Sweeps that could not run in time would only repeat each other.
             "options": {"expires": max(1.0, _settings.sweep_seconds)},
-        }
+        },
+        "collect": {
+            "task": COLLECT,
+            "schedule": _settings.collect_seconds,
+            # Once at the start: a worker may never live as long as the interval.
+            "last_run_at": datetime.now(UTC) - timedelta(seconds=_settings.collect_seconds),
+            "options": {"expires": max(1.0, _settings.collect_seconds)},
+        },
     },
     # A broker that is away is waited for, at start and later, for as long as it takes.
     broker_connection_retry_on_startup=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
 from store.logging import log_context
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset
@@ -68,7 +68,7 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
         # The process's id comes last, for `clean_up`.
         with workspace(services.workspaces, f"{id}-{uuid.uuid4().hex[:8]}-{os.getpid()}") as space:
             outcome = _look(services, row, entry, space)
-    except BlobMissing as error:
+    except StoreError as error:
         outcome = Failed(describe(error))
     if isinstance(outcome, Finished):
         with services.database.write() as work:

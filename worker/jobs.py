@@ -20,7 +20,7 @@ from worker.failures import describe, from_around
 from worker.lease import Lease
 from worker.runner import Failed, Finished, Limit, Outcome, Stop, Stopped, run_child
 from worker.services import Services
-from worker.workspace import Workspace, remove_abandoned, workspace
+from worker.workspace import Workspace, hold, remove_abandoned, workspace
 
 ENTRY = "worker.entries:quantize"
 _GIB = 2**30
@@ -77,12 +77,16 @@ class _Attempt:
             try:
                 with workspace(self._services.workspaces, name) as space:
                     outcome, artifacts = self._work(space)
+                    if isinstance(outcome, Finished):
+                        # Inside: until rows name the blobs, their files may be needed once more.
+                        self._succeed(outcome.value["report"], artifacts, space)
+                        return
             except BlobMissing as error:
-                outcome, artifacts = Failed(describe(error)), []
+                outcome = Failed(describe(error))
             except Exception as error:
                 log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
-                outcome, artifacts = Failed(from_around(error)), []
-            self._conclude(outcome, artifacts)
+                outcome = Failed(from_around(error))
+            self._conclude(outcome)
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
         order, limit = self._prepare(space)
@@ -147,14 +151,17 @@ class _Attempt:
             return Stop.HANDED_BACK
         return None
 
-    def _conclude(self, outcome: Outcome, artifacts: list[Artifact]) -> None:
+    def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
+        def publish(work: UnitOfWork) -> bool:
+            hold(work, self._services.blobs, space.published)
+            return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
+
+        ended = self._write(publish)
+        self._seen.ended("succeeded" if ended else "lost", report)
+        log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
+
+    def _conclude(self, outcome: Outcome) -> None:
         match outcome:
-            case Finished(value):
-                ended = self._write(
-                    lambda work: work.jobs.succeed(self._job.id, self._fence, value["report"], artifacts)
-                )
-                self._seen.ended("succeeded" if ended else "lost", value["report"])
-                log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
             case Stopped(Stop.CANCELED):
                 self._write(lambda work: work.jobs.cancel_running(self._job.id, self._fence))
                 self._seen.ended("canceled")

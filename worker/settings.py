@@ -9,6 +9,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Longer than a century would be before the year 1.
+Days = Annotated[float, Field(gt=0, le=36500)]
 
 
 class WorkerSettings(BaseSettings):
@@ -46,6 +48,24 @@ class WorkerSettings(BaseSettings):
 
     metrics_host: str = "127.0.0.1"
     """The address to listen on for that."""
+
+    collect_seconds: Seconds = 3600.0
+    """How often unused blobs and rows that have been kept for long enough are deleted."""
+
+    collect_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long a blob that nobody names is left alone: its writer may be about to name it."""
+
+    keep_jobs_days: Days | None = None
+    """How long ended jobs are kept, with reports, artifacts and events; for ever when absent."""
+
+    keep_uploads_days: Days | None = None
+    """How long checkpoints and datasets are kept that no job uses and nobody sends; for ever when absent."""
+
+    keep_events_days: Days | None = None
+    """How long the events of ended jobs are kept; as long as the jobs when absent."""
+
+    idempotency_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0
+    """How long the answer to an `Idempotency-Key` is kept."""
 
 
 @cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from store import tracing
-from store.queue import INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
-from worker import inspections, jobs
+from store.queue import COLLECT, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
+from worker import collect as collecting
+from worker import inspections, jobs, retention
 from worker import sweep as sweeping
 from worker.app import app, messages_waiting
 from worker.services import services
@@ -31,6 +32,12 @@ def inspect_dataset(id: str) -> None:
 def sweep() -> None:
     with tracing.untraced():
         sweeping.sweep(services(), messages_waiting, _reminders())
+
+
+@app.task(name=COLLECT)  # type: ignore[untyped-decorator]
+def collect() -> None:
+    retention.expire(services())
+    collecting.collect(services())
 
 
 @cache

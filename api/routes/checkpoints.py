@@ -64,5 +64,4 @@ def get_checkpoint(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Ch
 @router.delete("/{id}", status_code=204, responses=problems(404, 409))
 def delete_checkpoint(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> None:
     """409 while an unfinished job uses it."""
-    with resources.database.write() as work:
-        uploads.delete(resources, work, work.checkpoints, caller, id)
+    uploads.delete(resources, lambda work: work.checkpoints, caller, id)

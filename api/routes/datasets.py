@@ -59,5 +59,4 @@ def get_dataset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Datas
 @router.delete("/{id}", status_code=204, responses=problems(404, 409))
 def delete_dataset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> None:
     """409 while an unfinished job uses it."""
-    with resources.database.write() as work:
-        uploads.delete(resources, work, work.datasets, caller, id)
+    uploads.delete(resources, lambda work: work.datasets, caller, id)

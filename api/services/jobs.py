@@ -16,6 +16,7 @@ from store import tracing
 from store.blobs import BlobWriter
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
+from store.garbage import delete_now
 from store.logging import current_request_id
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
 from store.transitions import UNFINISHED
@@ -42,10 +43,10 @@ def quantize(
 ) -> Job:
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     with resources.database.write() as work:
-        checkpoint, _ = put_checkpoint(work, resources.blobs, caller, fields, files["file"])
+        checkpoint, _ = put_checkpoint(work, caller, fields, files["file"])
         dataset = None
         if "dataset" in files:
-            dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
+            dataset, _ = put_dataset(work, caller, DatasetFields(), files["dataset"])
         job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
     announce_checkpoint(resources.queue, checkpoint)
     if dataset is not None:
@@ -103,6 +104,15 @@ def cancel(resources: Resources, caller: Caller, id: str) -> Job:
             raise AlreadyEnded(f"The job has already {job.status}.")
     with resources.database.read() as work:
         return find(work, caller, id)
+
+
+def delete(resources: Resources, caller: Caller, id: str) -> None:
+    """With its report, artifacts and events. Raises NotFound, and JobUnfinished until it has ended."""
+    with resources.database.write() as work:
+        find(work, caller, id)
+        named = work.blobs.of_job(id)
+        work.jobs.delete(id)
+    delete_now(resources.database, resources.blobs, named)
 
 
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:

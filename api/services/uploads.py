@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from api.deps import Caller, Resources
 from api.errors import NotFound
 from api.schemas.uploads import CheckpointFields, DatasetFields
 from api.services.dispatch import announce_checkpoint, announce_dataset
-from store.blobs import BlobStore, BlobWriter
+from store.blobs import BlobWriter
 from store.database import UnitOfWork
+from store.garbage import delete_now
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Checkpoint, Dataset, new_id
+from store.tables import Checkpoint, Dataset, new_id, utc_now
 
 
 def save_checkpoint(
@@ -21,7 +23,7 @@ def save_checkpoint(
 ) -> tuple[Checkpoint, bool]:
     """The checkpoint of these bytes and fields, and whether it is new."""
     with resources.database.write() as work:
-        row, new = put_checkpoint(work, resources.blobs, caller, fields, file)
+        row, new = put_checkpoint(work, caller, fields, file)
     announce_checkpoint(resources.queue, row)
     return row, new
 
@@ -31,13 +33,13 @@ def save_dataset(
 ) -> tuple[Dataset, bool]:
     """The dataset of these bytes and fields, and whether it is new."""
     with resources.database.write() as work:
-        row, new = put_dataset(work, resources.blobs, caller, fields, file)
+        row, new = put_dataset(work, caller, fields, file)
     announce_dataset(resources.queue, row)
     return row, new
 
 
 def put_checkpoint(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: CheckpointFields, file: BlobWriter
+    work: UnitOfWork, caller: Caller, fields: CheckpointFields, file: BlobWriter
 ) -> tuple[Checkpoint, bool]:
     network = fields.network().to_json()
     row = Checkpoint(
@@ -47,11 +49,11 @@ def put_checkpoint(
         network=network,
         **_common(caller, file, ["checkpoint", fields.name, network]),
     )
-    return _put(work, work.checkpoints, blobs, row, file)
+    return _put(work, work.checkpoints, row, file)
 
 
 def put_dataset(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: DatasetFields, file: BlobWriter
+    work: UnitOfWork, caller: Caller, fields: DatasetFields, file: BlobWriter
 ) -> tuple[Dataset, bool]:
     row = Dataset(
         id=new_id("data"),
@@ -59,7 +61,7 @@ def put_dataset(
         classes=fields.classes,
         **_common(caller, file, ["dataset", fields.name, fields.classes]),
     )
-    return _put(work, work.datasets, blobs, row, file)
+    return _put(work, work.datasets, row, file)
 
 
 def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, Any]:
@@ -76,17 +78,19 @@ def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, An
 def _put(
     work: UnitOfWork,
     repository: UploadRepository[UploadRow],
-    blobs: BlobStore,
     row: UploadRow,
     file: BlobWriter,
 ) -> tuple[UploadRow, bool]:
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
+    # Even if they are known: what has been damaged since is mended by that.
+    file.commit()
     known = repository.by_fingerprint(row.fingerprint)
-    if known is None or not blobs.exists(row.blob_sha256):
-        file.commit()
     held = repository.hold(known.id, known.owner) if known is not None else None
-    return (held, False) if held is not None else (repository.add(row), True)
+    if held is None:
+        return repository.add(row), True
+    held.updated_at = utc_now()  # retention counts from here
+    return held, False
 
 
 def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> UploadRow:
@@ -97,15 +101,18 @@ def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> Up
 
 
 def delete(
-    resources: Resources, work: UnitOfWork, repository: UploadRepository[UploadRow], caller: Caller, id: str
+    resources: Resources,
+    repository_of: Callable[[UnitOfWork], UploadRepository[UploadRow]],
+    caller: Caller,
+    id: str,
 ) -> None:
     """Raises NotFound, and InUse while an unfinished job needs it. The bytes go with their last row."""
-    sha256 = find(repository, caller, id).blob_sha256
-    work.lock_blob(sha256)
-    if not repository.delete(id):
-        raise not_found(repository.noun, id)
-    if not work.blob_in_use(sha256):
-        resources.blobs.delete(sha256)
+    with resources.database.write() as work:
+        repository = repository_of(work)
+        sha256 = find(repository, caller, id).blob_sha256
+        if not repository.delete(id):
+            raise not_found(repository.noun, id)
+    delete_now(resources.database, resources.blobs, [sha256])
 
 
 def not_found(noun: str, id: str) -> NotFound:

@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 
 from store import doctor
+from store.blobs import make_blobs
 from store.database import Database, make_engine
 from store.findings import Check, Failure, Finding, examine
 from store.migrate import alembic_config
@@ -77,7 +78,7 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_looking_at_blobs_leaves_none_behind(tmp_path: Path) -> None:
-    doctor.blobs(tmp_path.as_uri())
+    doctor.blobs(make_blobs(tmp_path.as_uri()))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -141,3 +141,10 @@ def chatter(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     return {"said": 4000}
+
+
+def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """As `quantize`, with other bytes each time."""
+    result = quantize(payload, context)
+    Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
+    return result

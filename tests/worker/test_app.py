@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 
 from store import queue
 from worker.app import app, messages_waiting
@@ -33,6 +34,14 @@ def test_messages_wait_in_their_own_queue_alone(broker_url: str, monkeypatch: py
     sender.close()
     assert messages_waiting(queue.DEVICE_QUEUE) == before[queue.DEVICE_QUEUE] + 2
     assert messages_waiting(queue.CONTROL_QUEUE) == before[queue.CONTROL_QUEUE] + 1
+
+
+def test_collecting_is_due_at_the_start_and_then_after_its_interval() -> None:
+    collect = app.conf.beat_schedule["collect"]
+    entry = Scheduler(app, lazy=True).Entry(**collect, name="collect", app=app)
+    assert entry.is_due().is_due
+    later = next(entry).is_due()
+    assert not later.is_due and later.next > WorkerSettings().collect_seconds / 2
 
 
 def test_jobs_may_start_processes() -> None:
