@@ -6,11 +6,16 @@ import uvicorn
 
 from api.app import create_app
 from api.settings import ApiSettings
+from store import logging
 
 
 def main() -> None:
     settings = ApiSettings()
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+    logging.configure(settings.log_format, settings.log_level)
+    # Its lines go where ours go, and `api.observe` writes one for each request.
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, log_config=None, access_log=False
+    )
 
 
 if __name__ == "__main__":

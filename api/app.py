@@ -6,19 +6,40 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from api import errors, openapi
 from api.body_limit import BodyLimit
 from api.deps import Resources
-from api.routes import artifacts, catalogue, checkpoints, datasets, events, health, jobs, resumable, web
+from api.observe import Observed
+from api.routes import (
+    artifacts,
+    catalogue,
+    checkpoints,
+    datasets,
+    events,
+    health,
+    jobs,
+    metrics,
+    resumable,
+    web,
+)
+from api.services.gauges import StateGauges
+from api.services.health import Health
 from api.services.watching import Hub
 from api.settings import ApiSettings
 from api.shutdown import told_to_stop
+from store import tracing
 from store.blobs import make_blobs
 from store.database import Database
 from store.queue import Queue
+
+# Threads for /readyz and /metrics.
+_WATCHERS = 16
 
 
 @asynccontextmanager
@@ -31,6 +52,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         timedelta(hours=settings.idempotency_hours),
     )
     app.state.hub = hub = Hub(resources.database)
+    app.state.health = Health(resources)
+    app.state.gauges = CollectorRegistry()
+    app.state.gauges.register(StateGauges(resources))
+    app.state.watchers = CapacityLimiter(_WATCHERS)
     try:
         async with hub.running():
             with told_to_stop(hub.close):
@@ -38,10 +63,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         resources.queue.close()
         resources.database.dispose()
+        tracing.stop()
+
+
+class Service(FastAPI):
+    """Observed from outside: Starlette's own middleware would not see the 500 of an unforeseen error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Observed(super().__call__)(scope, receive, send)
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    app = FastAPI(
+    tracing.start("zsq-api")
+    app = Service(
         title="zsq",
         version="1",
         description="Zero-shot quantization: a full-precision checkpoint in, a low-bit ONNX file out.",
@@ -52,10 +86,12 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings or ApiSettings()
+    tracing.instrument_app(app)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit)
-    for routes in (checkpoints, datasets, resumable, jobs, events, artifacts, catalogue, health, web):
+    pages = (checkpoints, datasets, resumable, jobs, events, artifacts, catalogue, health, metrics, web)
+    for routes in pages:
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=web.WEB / "static"), name="static")
     return app

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from store.blobs import BlobStore
 from store.database import Database
+from store.logging import add_log_fields
 from store.queue import Queue
 
 
@@ -32,7 +33,9 @@ class Resources:
 
 def caller_of(request: Request) -> Caller:
     """The place of authentication: until there is any, everyone is the one local user."""
-    return Caller(owner="local")
+    caller = Caller(owner="local")
+    add_log_fields(owner=caller.owner)
+    return caller
 
 
 def resources_of(request: Request) -> Resources:

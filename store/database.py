@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
+from store import tracing
 from store.blob_repository import BlobRepository
 from store.errors import Unavailable
 from store.idempotency_repository import IdempotencyRepository
@@ -53,6 +54,8 @@ def make_engine(url: str) -> Engine:
         max_overflow=30,
         json_serializer=_to_json,
         connect_args=connect_args,
+        # Errors are logged, and what is queried for may be a secret.
+        hide_parameters=True,
     )
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -92,7 +95,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (OperationalError, ProgrammingError, InterfaceError, TimeoutError) as error:
-        log.warning("the database failed: %s", error)
+        log.warning("the database failed: %s", getattr(error, "orig", None) or error)
         raise Unavailable("The database cannot be reached, or lacks its tables. Try again soon.") from error
 
 
@@ -133,7 +136,9 @@ class Database:
 
     @classmethod
     def from_settings(cls, settings: StoreSettings) -> Database:
-        return cls(make_engine(settings.database_url))
+        engine = make_engine(settings.database_url)
+        tracing.instrument_engine(engine)
+        return cls(engine)
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
@@ -150,10 +155,16 @@ class Database:
         ):
             yield UnitOfWork(session)
 
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """For what concerns the database itself, not its rows. Raises Unavailable."""
+        with _reached(), self.engine.connect() as connection:
+            yield connection
+
     def ping(self) -> None:
-        """Raises Unavailable when the database cannot be reached or has no tables yet."""
-        with self.read() as work:
-            work.jobs.get("")
+        """Raises Unavailable when the database cannot be reached. Of its tables, `schema_state` tells."""
+        with self.connect() as connection:
+            connection.execute(text("SELECT 1"))
 
     def dispose(self) -> None:
         self.engine.dispose()

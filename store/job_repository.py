@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import defer
 
 from store.errors import AlreadyEnded, JobUnfinished
 from store.job_claims import JobClaims
 from store.job_moves import ended, held, queued_again
 from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
-from store.transitions import ENDED
+from store.transitions import ENDED, STATUSES
 
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
 
@@ -86,6 +86,14 @@ class JobRepository(JobClaims):
             .limit(1)
         )
         return self._session.scalars(query).one_or_none()
+
+    def census(self) -> tuple[dict[str, int], datetime | None]:
+        """How many jobs have each status, and since when the one that waits longest has waited."""
+        counts = self._session.execute(select(Job.status, func.count()).group_by(Job.status))
+        found = {row[0]: row[1] for row in counts}
+        # A queued row changes when it is submitted and when it is queued again, and at no other time.
+        oldest = self._session.scalar(select(func.min(Job.updated_at)).where(Job.status == "queued"))
+        return dict.fromkeys(STATUSES, 0) | found, oldest
 
     def events(self, job_id: str, after_id: int = 0, limit: int = 100) -> Sequence[JobEvent]:
         """Oldest first."""

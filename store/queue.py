@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from celery import Celery
+from kombu.connection import Connection
+from kombu.exceptions import ChannelError
 
 QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
@@ -67,8 +69,22 @@ class Queue:
         with self._app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
 
+    def depths(self) -> dict[str, int]:
+        """How many messages no worker has taken yet, by queue. Raises as `ping` does."""
+        with self._app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
+            return {name: _depth(connection, name) for name in QUEUES}
+
     def close(self) -> None:
         self._app.close()
 
     def _send(self, task: str, id: str, queue: str | None = None) -> None:
         self._app.send_task(task, args=[id], queue=queue or ROUTES[task])
+
+
+def _depth(connection: Connection, queue: str) -> int:
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except ChannelError:  # nobody has sent or taken anything yet
+            return 0

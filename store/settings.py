@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class StoreSettings(BaseSettings):
@@ -21,6 +29,12 @@ class StoreSettings(BaseSettings):
     s3_endpoint: str = ""
     lease_seconds: float = Field(default=60, gt=0)
     idempotency_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
+
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
+    """How API and workers log: `auto` is text on a terminal, and JSON lines elsewhere."""
+
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    """What they leave out. Lines of other libraries are never written below `info`."""
 
     @model_validator(mode="after")
     def _places_inside_data_dir(self) -> StoreSettings:

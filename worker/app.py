@@ -18,9 +18,10 @@ from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
+from store import tracing
 from store.queue import COLLECT, CONTROL_QUEUE, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
 from store.settings import store_settings
-from worker import forkserver, jobs
+from worker import forkserver, jobs, metrics
 from worker.services import services
 from worker.settings import worker_settings
 
@@ -104,8 +105,16 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ThreadedBeat)
 
 
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _leave_logging_alone(**kwargs: Any) -> None:
+    """Celery does so as soon as anyone hears this signal; `worker.__main__` has set it up."""
+
+
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**kwargs: Any) -> None:
+    tracing.start("zsq-worker")
+    if _settings.metrics_port is not None:
+        metrics.serve(_settings.metrics_host, _settings.metrics_port)
     forkserver.ensure_running()
     threading.Thread(target=jobs.clean_up, args=(services(),), name="clean up", daemon=True).start()
 
@@ -113,3 +122,8 @@ def _prepare(**kwargs: Any) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _hand_back(**kwargs: Any) -> None:
     services().stopping.set()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**kwargs: Any) -> None:
+    tracing.stop()

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import threading
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -35,7 +36,10 @@ class Keeper:
         self._changed = threading.Condition()
         self._offered: str | None = None
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name=f"keep {claim.job.id}", daemon=True)
+        # In this context its lines are the job's.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"keep {claim.job.id}", daemon=True
+        )
 
     def __enter__(self) -> Keeper:
         self._thread.start()

@@ -58,6 +58,12 @@ class WorkerSettings(BaseSettings):
     sweep_seconds: Seconds = 5.0
     """How often lost messages and lost workers are looked for."""
 
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Where Prometheus scrapes this worker, or the first free port of the 15 after it; 0 takes any."""
+
+    metrics_host: str = "127.0.0.1"
+    """The address to listen on for that."""
+
     collect_seconds: Seconds = 3600.0
     """How often unused blobs and rows that have been kept for long enough are deleted."""
 

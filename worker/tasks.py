@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from store import tracing
 from store.queue import COLLECT, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
 from worker import collect as collecting
 from worker import inspections, jobs, retention
@@ -29,7 +30,8 @@ def inspect_dataset(id: str) -> None:
 
 @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    sweeping.sweep(services(), messages_waiting, _reminders())
+    with tracing.untraced():
+        sweeping.sweep(services(), messages_waiting, _reminders())
 
 
 @app.task(name=COLLECT)  # type: ignore[untyped-decorator]

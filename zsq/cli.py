@@ -10,6 +10,7 @@ import typer
 
 from zsq.commands.catalogue import architectures, methods
 from zsq.commands.common import Group
+from zsq.commands.doctor import doctor
 from zsq.commands.jobs import jobs
 from zsq.commands.quantize import quantize
 from zsq.commands.up import up
@@ -29,6 +30,7 @@ app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(datasets, name="datasets")
 app.command()(methods)
 app.command()(architectures)
+app.command()(doctor)
 
 
 @app.command()

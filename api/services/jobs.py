@@ -18,9 +18,11 @@ from api.services.kinds import CHECKPOINT, DATASET
 from api.services.uploads import Content, not_found, put
 from core.errors import InputError
 from core.spec import QuantizationSpec
+from store import tracing
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
 from store.garbage import delete_now
+from store.logging import current_request_id
 from store.queue import Queue
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
 from store.transitions import UNFINISHED
@@ -134,6 +136,8 @@ def _accept(
         device=request.device,
         method=spec.method.name,
         digest=digest,
+        request_id=current_request_id(),
+        traceparent=tracing.traceparent(),
     )
     return _Accepted(work.jobs.add(job), earlier, checkpoint, dataset)
 

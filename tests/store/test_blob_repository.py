@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from store.blob_repository import BLOB_COLUMNS
+from store.blob_repository import REFERENCES
 from store.database import Database, UnitOfWork
 from store.tables import Artifact, Base, PartialUpload, UploadPart, utc_now
 from tests.store.rows import checkpoint, dataset, job
@@ -22,7 +22,7 @@ def test_every_column_that_may_name_a_blob_is_known() -> None:
         for column in table.columns
         if column.name.endswith("sha256")
     }
-    assert found == {f"{each.parent.local_table.name}.{each.key}" for each in BLOB_COLUMNS}
+    assert found == {f"{each.column.parent.local_table.name}.{each.column.key}" for each in REFERENCES}
 
 
 def with_artifact(work: UnitOfWork, session: Any) -> None:
@@ -60,7 +60,7 @@ def test_a_blob_is_in_use_while_any_row_names_it(database: Database, way: str) -
 
 
 def test_every_column_is_tried_here() -> None:
-    assert set(WAYS) == {f"{each.parent.local_table.name}.{each.key}" for each in BLOB_COLUMNS}
+    assert set(WAYS) == {f"{each.column.parent.local_table.name}.{each.column.key}" for each in REFERENCES}
 
 
 def test_locks_of_one_blob_exclude_each_other_and_lock_sets_do_not_deadlock(database: Database) -> None:
