@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from api.app import create_app
 from api.settings import ApiSettings
+from store import logging
 
 # The longest request line with all headers, and how long a connection may idle between two calls.
 HEADER_BYTES = 32 << 10
@@ -31,7 +32,16 @@ def main() -> None:
         settings = ApiSettings()
     except ValidationError as error:
         sys.exit("\n".join(f"ZSQ settings: {each['msg']}" for each in error.errors()))
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, **protocol())
+    logging.configure(settings.log_format, settings.log_level)
+    # Its lines go where ours go, and `api.observe` writes one for each request.
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        **protocol(),
+    )
 
 
 if __name__ == "__main__":

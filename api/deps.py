@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -46,6 +47,7 @@ class Resources:
     blobs: BlobStore
     queue: Queue
     access: Access
+    idempotency_lifetime: timedelta
     webhook_allowed_networks: tuple[Network, ...] = ()
 
 

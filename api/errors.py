@@ -18,7 +18,7 @@
     ├── UnsupportedMediaType     415
     └── RangeNotSatisfiable      416
 
-All answers are `application/problem+json` (RFC 9457): type, title, status, detail, code.
+All answers are `application/problem+json` (RFC 9457): type, title, status, detail, code, request_id.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from starlette.routing import Match
 
 from core import errors as core
 from store import errors as store
+from store.logging import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,10 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. `code` is stable and for programs, `detail` is for people."""
+    """RFC 9457. `code` is stable and for programs, `detail` is for people.
+
+    `request_id` is the answer's `X-Request-ID`; the server's log lines of this request carry it too.
+    """
 
     type: str
     title: str
@@ -61,6 +65,7 @@ class Problem(BaseModel):
     detail: str
     code: str
     errors: list[FieldError] | None = None
+    request_id: str | None = None
 
 
 class ApiError(Exception):
@@ -221,7 +226,9 @@ STATUS: Mapping[type[Exception], int] = {
     store.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.InUse: HTTPStatus.CONFLICT,
     store.AlreadyEnded: HTTPStatus.CONFLICT,
+    store.JobUnfinished: HTTPStatus.CONFLICT,
     store.BlobMissing: HTTPStatus.INTERNAL_SERVER_ERROR,
+    store.BlobCorrupt: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -264,6 +271,7 @@ def problem(
         detail=detail,
         code=code,
         errors=list(errors) or None,
+        request_id=current_request_id(),
     )
     content = body.model_dump(exclude_none=True) | extensions
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)

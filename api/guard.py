@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import metrics
 from api.access.rates import WINDOW_SECONDS, Window, network_of
 from api.deps import LOCAL, Access, Caller, Resources
 from api.drain import drain
@@ -20,6 +21,7 @@ from api.loopback import is_address, is_loopback
 from api.settings import ApiSettings
 from store.errors import StoreError
 from store.key_repository import hash_of
+from store.logging import add_log_fields
 from store.tables import ApiKey
 
 
@@ -48,6 +50,7 @@ class Guard:
             await answer(error)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
+        add_log_fields(owner=caller.owner)
         await self._app(scope, receive, send if window is None else _telling(send, window))
         if key is not None and access.keyring.use_is_due(key):
             await run_sync(access.keyring.note_use, key)
@@ -93,6 +96,7 @@ def _digest(headers: Headers) -> str | None:
 
 
 def _too_often(window: Window) -> TooMany:
+    metrics.limited("calls")
     return TooMany(
         f"More than {window.limit} in a minute. Try again in {window.reset} s.",
         code="rate_limited",

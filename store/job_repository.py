@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import defer
 
-from store.errors import AlreadyEnded
+from store.errors import AlreadyEnded, JobUnfinished
 from store.job_claims import JobClaims
 from store.job_moves import ended, held, queued_again
 from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
-from store.transitions import ENDED
+from store.transitions import ENDED, STATUSES
 
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
 
@@ -87,6 +87,14 @@ class JobRepository(JobClaims):
         )
         return self._session.scalars(query).one_or_none()
 
+    def census(self) -> tuple[dict[str, int], datetime | None]:
+        """How many jobs have each status, and since when the one that waits longest has waited."""
+        counts = self._session.execute(select(Job.status, func.count()).group_by(Job.status))
+        found = {row[0]: row[1] for row in counts}
+        # A queued row changes when it is submitted and when it is queued again, and at no other time.
+        oldest = self._session.scalar(select(func.min(Job.updated_at)).where(Job.status == "queued"))
+        return dict.fromkeys(STATUSES, 0) | found, oldest
+
     def events(self, job_id: str, after_id: int = 0, limit: int = 100) -> Sequence[JobEvent]:
         """Oldest first."""
         query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after_id)
@@ -114,6 +122,16 @@ class JobRepository(JobClaims):
         if status in ENDED:
             raise AlreadyEnded(f"The job has already {status if status != 'canceled' else 'been canceled'}.")
         return status
+
+    def delete(self, id: str) -> bool:
+        """With its artifacts, events and deliveries. False when there is none. Raises JobUnfinished."""
+        gone = delete(Job).where(Job.id == id, Job.status.in_(ENDED)).returning(Job.id)
+        if self._session.scalar(gone.execution_options(synchronize_session=False)) is not None:
+            return True
+        status = self._session.scalar(select(Job.status).where(Job.id == id))
+        if status is not None:
+            raise JobUnfinished(f"The job is {status}. Cancel it, or wait until it has ended.")
+        return False
 
     # --- the worker's side
 
@@ -213,6 +231,3 @@ class JobRepository(JobClaims):
         """An ended job names the blob no more."""
         named = update(Job).where(Job.id == id, Job.resume_sha256 == sha256, Job.status.in_(ENDED))
         self._session.execute(named.values(resume_sha256=None, updated_at=Job.updated_at))
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(Job.resume_sha256 == sha256))))

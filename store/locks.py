@@ -20,8 +20,12 @@ class Lock(IntEnum):
     OWNER = 6
 
 
-def lock(session: Session, kind: Lock, name: str) -> None:
-    """SQLite needs nothing: its writing transactions exclude each other."""
-    if session.get_bind().dialect.name == "postgresql":
-        key = zlib.crc32(name.encode()) - 2**31
-        session.execute(text("SELECT pg_advisory_xact_lock(:kind, :key)"), {"kind": int(kind), "key": key})
+def lock(session: Session, kind: Lock, *names: str) -> None:
+    """SQLite's writing transactions exclude each other, from where they begin."""
+    connection = session.connection()  # begins it, where nothing else has yet
+    if connection.dialect.name == "postgresql":
+        # In one order, or two that lock the same ones could wait for each other.
+        for key in sorted({zlib.crc32(name.encode()) - 2**31 for name in names}):
+            session.execute(
+                text("SELECT pg_advisory_xact_lock(:kind, :key)"), {"kind": int(kind), "key": key}
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from store.tables import PartialUpload, UploadPart
@@ -56,6 +56,3 @@ class PartialUploadRepository:
     def delete(self, id: str) -> None:
         """With its parts."""
         self._session.execute(delete(PartialUpload).where(PartialUpload.id == id))
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(UploadPart.blob_sha256 == sha256))))

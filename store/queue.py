@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from celery import Celery
+from kombu.connection import Connection
+from kombu.exceptions import ChannelError
 
 QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
 SWEEP = "zsq.sweep"
 DELIVER = "zsq.deliver"
+COLLECT = "zsq.collect"
 
 ANY_QUEUE = "zsq.any"
 CPU_QUEUE = "zsq.cpu"
@@ -26,6 +29,7 @@ ROUTES = {
     INSPECT_DATASET: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
     DELIVER: CONTROL_QUEUE,
+    COLLECT: CONTROL_QUEUE,
 }
 
 _CONNECT_SECONDS = 2.0
@@ -67,8 +71,22 @@ class Queue:
         with self._app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
 
+    def depths(self) -> dict[str, int]:
+        """How many messages no worker has taken yet, by queue. Raises as `ping` does."""
+        with self._app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
+            return {name: _depth(connection, name) for name in QUEUES}
+
     def close(self) -> None:
         self._app.close()
 
     def _send(self, task: str, id: str, queue: str | None = None) -> None:
         self._app.send_task(task, args=[id], queue=queue or ROUTES[task])
+
+
+def _depth(connection: Connection, queue: str) -> int:
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except ChannelError:  # nobody has sent or taken anything yet
+            return 0

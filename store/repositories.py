@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, CursorResult, delete, exists, select, update
+from sqlalchemy import ColumnElement, CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import InUse
@@ -127,9 +127,6 @@ class UploadRepository(Generic[UploadRow]):
         """Which jobs use this upload."""
         raise NotImplementedError
 
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(self.table.blob_sha256 == sha256))))
-
 
 class CheckpointRepository(UploadRepository[Checkpoint]):
     table = Checkpoint
@@ -157,6 +154,3 @@ class ArtifactRepository:
 
     def get(self, job_id: str, name: str) -> Artifact | None:
         return self._session.get(Artifact, (job_id, name))
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(Artifact.blob_sha256 == sha256))))

@@ -1,7 +1,7 @@
 """`python -m worker cpu` and `gpu` compute jobs; `control` inspects uploads and sweeps.
 
-What follows is given to `celery worker` as it is, for example `--loglevel DEBUG`, or `--queues zsq.cpu`
-to leave jobs that may run anywhere to other workers.
+What follows is given to `celery worker` as it is, for example `--queues zsq.cpu` to leave jobs that may
+run anywhere to other workers. `ZSQ_LOG_LEVEL` says how much is logged.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from store.logging import configure
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, CPU_QUEUE, GPU_QUEUE
 from store.settings import store_settings
 from worker import devices
@@ -39,13 +40,15 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in ROLES:
         sys.exit(f"usage: python -m worker {{{','.join(ROLES)}}} [options of `celery worker`]")
+    configure(store_settings().log_format, store_settings().log_level)
     hide_memory()
     if name == "gpu":
         compute_on(_a_gpu())
     role = ROLES[name]
     own = ["--hostname", f"{name}@%h", "--queues", ",".join(role.queues)]
-    options = ["--loglevel", "INFO", *COMMON, *own, "--concurrency", str(role.concurrency)]
-    app.worker_main(["worker", *options, *sys.argv[2:]])
+    options = [*COMMON, *own, "--concurrency", str(role.concurrency)]
+    # Quiet: its banner is no log line.
+    app.worker_main(["--quiet", "worker", *options, *sys.argv[2:]])
 
 
 def _a_gpu() -> str:

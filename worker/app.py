@@ -11,15 +11,17 @@ run in. Time limits and cancels are the runner's, since Celery cannot stop a thr
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
-from store.queue import CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
+from store import tracing
+from store.queue import COLLECT, CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
 from store.settings import store_settings
-from worker import forkserver, jobs
+from worker import forkserver, jobs, metrics
 from worker.services import services
 from worker.settings import worker_settings
 
@@ -49,6 +51,15 @@ app.conf.update(
             "options": {"expires": max(1.0, _settings.sweep_seconds)},
         }
         for name, task in (("sweep", SWEEP), ("deliver", DELIVER))
+    }
+    | {
+        "collect": {
+            "task": COLLECT,
+            "schedule": _settings.collect_seconds,
+            # Once at the start: a worker may never live as long as the interval.
+            "last_run_at": datetime.now(UTC) - timedelta(seconds=_settings.collect_seconds),
+            "options": {"expires": max(1.0, _settings.collect_seconds)},
+        },
     },
     # A broker that is away is waited for, at start and later, for as long as it takes.
     broker_connection_retry_on_startup=True,
@@ -98,8 +109,16 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ThreadedBeat)
 
 
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _leave_logging_alone(**kwargs: Any) -> None:
+    """Celery does so as soon as anyone hears this signal; `worker.__main__` has set it up."""
+
+
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**kwargs: Any) -> None:
+    tracing.start("zsq-worker")
+    if _settings.metrics_port is not None:
+        metrics.serve(_settings.metrics_host, _settings.metrics_port)
     forkserver.ensure_running()
     threading.Thread(target=jobs.clean_up, args=(services(),), name="clean up", daemon=True).start()
 
@@ -107,3 +126,8 @@ def _prepare(**kwargs: Any) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _hand_back(**kwargs: Any) -> None:
     services().stopping.set()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**kwargs: Any) -> None:
+    tracing.stop()

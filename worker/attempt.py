@@ -6,11 +6,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
 from store.job_claims import Claim
 from store.tables import Artifact
+from worker import metrics, observe
 from worker.child import Order
 from worker.failures import Failure, describe, from_around
 from worker.lease import Lease
@@ -20,7 +22,7 @@ from worker.resume import Keeper, release_ended
 from worker.runner import run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
-from worker.workspace import Workspace, workspace
+from worker.workspace import Workspace, hold_blobs, workspace
 
 ENTRY = "worker.entries:quantize"
 _WRITE_TRIES = 5
@@ -42,6 +44,7 @@ class Attempt:
         self._job = claim.job
         self._fence = claim.fence
         self._entry = entry
+        self._seen: observe.Attempt
         self._lease = Lease(
             services.database,
             claim,
@@ -51,19 +54,24 @@ class Attempt:
 
     def run(self) -> None:
         name = f"{self._job.id}-{self._job.attempt}"
-        log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
-        with self._lease as lease:
-            lease.report({"phase": "loading"})
-            try:
-                with workspace(self._services.workspaces, name) as space:
-                    outcome, artifacts = self._work(space)
-            except BlobMissing as error:
-                outcome, artifacts = Failed(describe(error)), []
-            except Exception as error:
-                log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
-                outcome, artifacts = Failed(from_around(error)), []
-            self._conclude(outcome, artifacts)
-        self._tidy()
+        with observe.attempt(self._job) as self._seen:
+            log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
+            with self._lease as lease:
+                self._report = self._seen.reporting(lease.report)
+                self._report({"phase": "loading"})
+                try:
+                    with workspace(self._services.workspaces, name) as space:
+                        outcome, artifacts = self._work(space)
+                        if isinstance(outcome, Finished):
+                            # Inside: until rows name the blobs, their files may be needed once more.
+                            self._succeed(outcome.value["report"], artifacts, space)
+                except StoreError as error:
+                    outcome = Failed(describe(error))
+                except Exception as error:
+                    log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
+                    outcome = Failed(from_around(error))
+                self._conclude(outcome)
+            self._tidy()
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
         order, limit = prepare(self._services, self._job, space, self._entry, self._lease.ran_seconds)
@@ -73,7 +81,7 @@ class Attempt:
         if not isinstance(outcome, Finished):
             return outcome, []
         # Told to stop now, the worker still publishes: the work is done.
-        self._lease.report({"phase": "publishing"})
+        self._report({"phase": "publishing"})
         files = outcome.value["artifacts"]
         artifacts = space.publish(self._services.blobs, files, lambda: self._taken_away() is None)
         self._lease.beat()  # the last chance to hear of a cancel
@@ -90,7 +98,7 @@ class Attempt:
                 grace_seconds=settings.cancel_grace_seconds,
                 hand_back_seconds=settings.shutdown_grace_seconds,
                 watch=self._watch,
-                on_progress=self._lease.report,
+                on_progress=self._report,
                 on_saved=keeper.offer,
             )
             if not self._runs_again(outcome):
@@ -114,23 +122,38 @@ class Attempt:
             return outcome.failure["retryable"] and started < self._services.settings.max_attempts
         return outcome == Stopped(Stop.HANDED_BACK)
 
-    def _conclude(self, outcome: Outcome, artifacts: list[Artifact]) -> None:
+    def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
+        def publish(work: UnitOfWork) -> bool:
+            hold_blobs(work, self._services.blobs, space.published)
+            return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
+
+        ended = self._write(publish)
+        self._seen.ended("succeeded" if ended else "lost", report)
+        log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Writes the end of an attempt that has not `_succeed`ed."""
         id, fence = self._job.id, self._fence
         match outcome:
-            case Finished(value):
-                ended = self._write(lambda work: work.jobs.succeed(id, fence, value["report"], artifacts))
-                log.info("%s: %s", id, "succeeded" if ended else "was taken away; nothing written")
             case Stopped(Stop.CANCELED):
                 self._write(lambda work: work.jobs.cancel_running(id, fence))
+                self._seen.ended("canceled")
                 log.info("%s: canceled", id)
             case Stopped(Stop.HANDED_BACK):
                 self._hand_back()
+                self._seen.ended("handed_back")
+                metrics.handed_back()
             case Stopped(Stop.LOST):
+                self._seen.ended("lost")
                 log.warning("%s: lease lost, nothing written", id)
             case Failed(failure) if self._runs_again(outcome):
                 self._retry(failure)
+                self._seen.ended("retried")
+                metrics.retried(failure["code"])
             case Failed(failure):
                 self._write(lambda work: work.jobs.fail(id, fence, dict(failure)))
+                self._seen.ended("failed")
+                metrics.failed(failure["code"])
                 log.info("%s: failed: %s: %s", id, failure["code"], failure["detail"])
 
     def _hand_back(self) -> None:

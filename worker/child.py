@@ -3,7 +3,8 @@
 Messages in both directions are JSON, never pickle: the child parses bytes that strangers uploaded,
 and the parent must not execute what such a child says.
 
-    child -> parent   {"progress": {...}}, {"saved": "path"} ...  then {"result": {...}} or {"error": {...}}
+    child -> parent   {"progress": {...}}, {"log": {...}}, {"saved": "path"} ...
+                      then {"result": {...}} or {"error": {...}}
     parent -> child   "cancel", "hand back"; the end of the pipe means that the parent is gone
 """
 
@@ -25,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker import child_log
 from worker.failures import describe, file_too_large
 from worker.hardening import confine, met_file_limit
 
@@ -36,9 +38,10 @@ if TYPE_CHECKING:
 CANCEL = b"cancel"
 HAND_BACK = b"hand back"
 
-log = logging.getLogger(__name__)
-
+# Any thread may log while another tells of progress; a message must not stand inside of another.
 _sending = threading.Lock()
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Order:
 def main(connection: Connection, order: Order) -> None:
     """The child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
+    child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}
     threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
     _volunteer_for_the_oom_killer()

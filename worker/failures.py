@@ -28,7 +28,7 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, ZsqError):
         return failure(error.code, error.detail, retryable=error.retryable, field=error.field)
     if isinstance(error, StoreError):
-        return failure(error.code, error.detail)
+        return failure(error.code, error.detail, retryable=error.retryable)
     if is_out_of_memory(error):
         return out_of_memory()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

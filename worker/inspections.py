@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
+from store.logging import log_context
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset, utc_now
+from worker import metrics
 from worker.child import Order
 from worker.failures import Failure, describe, failure
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop
@@ -64,8 +66,14 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
             return
         row = kind.rows(work).get(id)
         assert row is not None, "this transaction has just changed it"
+    with log_context(**{f"{kind_name}_id": id, "owner": row.owner}):
+        _inspect(services, kind_name, row, entry or kind.entry)
+
+
+def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset, entry: str) -> None:
+    kind, id = _KINDS[kind_name], row.id
     try:
-        outcome = _outcome(services, row, entry or kind.entry)
+        outcome = _outcome(services, row, entry)
     except BaseException:
         _end_without_verdict(services, kind, id)
         raise
@@ -73,15 +81,18 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
         with services.database.write() as work:
             decided = kind.rows(work).mark_ready(id, outcome.value)
             waiting = work.jobs.waiting_for(id)
+        if decided:
+            metrics.inspected(kind_name, "ready")
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job in waiting:
             services.queue.quantize(job.id, job.device)
     elif isinstance(outcome, Failed) and not _will_pass(outcome):
-        decided = _reject(services, kind, id, outcome.failure)
+        decided = _reject(services, kind_name, id, outcome.failure)
         verdict = "rejected" if decided else "deleted or decided meanwhile"
         log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:
         _end_without_verdict(services, kind, id)
+        metrics.inspected(kind_name, "again")
         if isinstance(outcome, Failed):
             log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
         else:
@@ -100,7 +111,7 @@ def reject_never_inspected(services: Services) -> None:
         with services.database.read() as work:
             ids = kind.rows(work).never_inspected(tries, cutoff)
         for id in ids:
-            if _reject(services, kind, id, why):
+            if _reject(services, name, id, why):
                 log.warning(
                     "%s: rejected: %d inspections of this %s ended with their worker", id, tries, name
                 )
@@ -112,10 +123,12 @@ def _longest(settings: WorkerSettings) -> float:
     return _CRASHES * one + _FETCH_SECONDS
 
 
-def _reject(services: Services, kind: _Kind, id: str, why: Failure) -> bool:
+def _reject(services: Services, kind_name: KindName, id: str, why: Failure) -> bool:
     with services.database.write() as work:
-        decided = kind.rows(work).mark_rejected(id, dict(why))
+        decided = _KINDS[kind_name].rows(work).mark_rejected(id, dict(why))
         work.jobs.fail_rejected()
+    if decided:
+        metrics.inspected(kind_name, "rejected")
     return decided
 
 
@@ -130,7 +143,7 @@ def _outcome(services: Services, row: Checkpoint | Dataset, entry: str) -> Outco
     try:
         with workspace(services.workspaces, name) as space:
             return _look(services, row, entry, space)
-    except BlobMissing as error:
+    except StoreError as error:
         return Failed(describe(error))
 
 

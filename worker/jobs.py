@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from store import tracing
 from worker.attempt import ENTRY, Attempt
 from worker.services import Services
 from worker.workspace import remove_abandoned
@@ -24,4 +25,5 @@ def run_jobs(services: Services, devices: Collection[str], *, entry: str = ENTRY
 
 def clean_up(services: Services) -> None:
     """Removes the workspaces of attempts and inspections whose worker was killed."""
-    remove_abandoned(services.workspaces)
+    with tracing.untraced():
+        remove_abandoned(services.workspaces)

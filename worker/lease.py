@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
+from store import tracing
 from store.database import Database
 from store.job_claims import Claim
 from store.job_repository import Beat
@@ -35,9 +37,12 @@ class Lease:
         self._ended = False
         self.lost = False
         self.cancel_requested = False
-        self._thread = threading.Thread(target=self._run, name=f"lease {claim.job.id}", daemon=True)
 
     def __enter__(self) -> Lease:
+        # In this context its lines are the job's.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"lease {self._claim.job.id}", daemon=True
+        )
         self._thread.start()
         return self
 
@@ -91,7 +96,8 @@ class Lease:
         self.cancel_requested = self.cancel_requested or beat.cancel_requested
 
     def _run(self) -> None:
-        while not self._ended and not self.lost:
-            self.beat()
-            self._wake.wait(self._every)
-            self._wake.clear()
+        with tracing.untraced():
+            while not self._ended and not self.lost:
+                self.beat()
+                self._wake.wait(self._every)
+                self._wake.clear()

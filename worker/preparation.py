@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.spec import QuantizationSpec
-from store.errors import BlobMissing
+from store.errors import BlobCorrupt, BlobMissing
 from store.tables import Job
 from worker.child import Order
 from worker.outcomes import Limit
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 def prepare(
     services: Services, job: Job, space: Workspace, entry: str, ran_seconds: float
 ) -> tuple[Order, Limit]:
-    """The order, and how long it may take of what earlier attempts have left. Raises BlobMissing."""
+    """The order, and how long it may take of what earlier attempts have left. Raises BlobMissing and
+    BlobCorrupt for its inputs."""
     settings, spec = services.settings, QuantizationSpec.from_json(job.spec)
     order = Order(
         entry=entry,
@@ -69,6 +70,8 @@ def _kept(services: Services, job: Job, space: Workspace) -> Path | None:
         return None
     try:
         return space.bring(services.blobs, job.resume_sha256)
-    except BlobMissing:
-        log.warning("%s: what it would have gone on from is gone; it starts anew", job.id)
+    except (BlobMissing, BlobCorrupt) as error:
+        log.warning(
+            "%s: what it would have gone on from cannot be had; it starts anew: %s", job.id, error.detail
+        )
         return None

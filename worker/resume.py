@@ -7,10 +7,12 @@ import logging
 import os
 import stat
 import threading
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from store.garbage import delete_now
 from store.job_claims import Claim
 from worker.services import Services
 
@@ -34,7 +36,10 @@ class Keeper:
         self._changed = threading.Condition()
         self._offered: str | None = None
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name=f"keep {claim.job.id}", daemon=True)
+        # In this context its lines are the job's.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"keep {claim.job.id}", daemon=True
+        )
 
     def __enter__(self) -> Keeper:
         self._thread.start()
@@ -93,7 +98,7 @@ class Keeper:
                     writer.commit()
             log.info("%s: kept %d bytes to go on from", job_id, writer.size)
         if kept.replaced is not None:
-            _drop(services, kept.replaced)
+            delete_now(services.database, services.blobs, [kept.replaced])
 
     def _open(self, path: str) -> BinaryIO:
         """The file, if it is one and lies in scratch itself: whoever named it has read strangers' bytes.
@@ -120,14 +125,5 @@ def release_ended(services: Services) -> None:
         jobs = work.jobs.ended_with_resume()
     for job_id, sha256 in jobs:
         with services.database.write() as work:
-            work.lock_blob(sha256)
             work.jobs.forget_resume(job_id, sha256)
-            if not work.blob_in_use(sha256):
-                services.blobs.delete(sha256)
-
-
-def _drop(services: Services, sha256: str) -> None:
-    with services.database.write() as work:
-        work.lock_blob(sha256)
-        if not work.blob_in_use(sha256):
-            services.blobs.delete(sha256)
+        delete_now(services.database, services.blobs, [sha256])

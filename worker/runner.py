@@ -20,6 +20,7 @@ from typing import Any
 from core.errors import HandedBack
 from worker import failures, forkserver, messages
 from worker.child import CANCEL, HAND_BACK, Order
+from worker.child_log import Repeater
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 
 POLL_SECONDS = 0.1
@@ -50,6 +51,7 @@ def run_child(
     deadline = time.monotonic() + limit.left
     process, connection = forkserver.start(replace(order, deadline=deadline, deadline_field=limit.field))
     stopping: _Stopping | None = None
+    repeater = Repeater()
     try:
         while True:
             message = _receive(connection, process)
@@ -60,7 +62,9 @@ def run_child(
                 log.warning("child of %s ended without a word: %s", order.entry, failures.ending(code))
                 killed = code == -signal.SIGKILL and _memory_kills() > memory_kills
                 return Failed(failures.crashed(code, killed_for_memory=killed))
-            if message is not None:
+            if isinstance(message, dict) and "log" in message:
+                repeater.repeat(message["log"])
+            elif message is not None:
                 outcome = _interpret(message, stopping, on_progress, on_saved)
                 if outcome is not None:
                     return outcome

@@ -55,7 +55,7 @@ def services() -> Services:
         )
     return Services(
         database=Database.from_settings(store),
-        blobs=make_blobs(store.blobs_url),
+        blobs=make_blobs(store.blobs_url, store.s3_endpoint),
         queue=Queue(store.broker_url),
         store=store,
         settings=settings,

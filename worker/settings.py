@@ -9,6 +9,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Longer than a century would be before the year 1.
+Days = Annotated[float, Field(gt=0, le=36500)]
 
 
 class WorkerSettings(BaseSettings):
@@ -55,6 +57,27 @@ class WorkerSettings(BaseSettings):
 
     sweep_seconds: Seconds = 5.0
     """How often lost messages and lost workers are looked for."""
+
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Where Prometheus scrapes this worker, or the first free port of the 15 after it; 0 takes any."""
+
+    metrics_host: str = "127.0.0.1"
+    """The address to listen on for that."""
+
+    collect_seconds: Seconds = 3600.0
+    """How often unused blobs and rows that have been kept for long enough are deleted."""
+
+    collect_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long a blob that nobody names is left alone: its writer may be about to name it."""
+
+    keep_jobs_days: Days | None = None
+    """How long ended jobs are kept, with reports, artifacts and events; for ever when absent."""
+
+    keep_uploads_days: Days | None = None
+    """How long checkpoints and datasets are kept that no job uses and nobody sends; for ever when absent."""
+
+    keep_events_days: Days | None = None
+    """How long the events of ended jobs are kept; as long as the jobs when absent."""
 
 
 @cache

@@ -11,6 +11,7 @@ from itertools import groupby
 
 from store.queue import CONTROL_QUEUE, DEVICE_QUEUES
 from store.tables import utc_now
+from worker import metrics
 from worker.inspections import reject_never_inspected
 from worker.resume import release_ended
 from worker.services import Services
@@ -64,6 +65,7 @@ def end_lost_attempts(context: Sweep) -> None:
     services = context.services
     with services.database.write() as work:
         found = work.jobs.sweep(utc_now(), services.settings.max_attempts)
+    metrics.leases_lost(len(found.requeued) + len(found.failed))
     for ids, what in (
         (found.requeued, "queued again: its worker was lost"),
         (found.failed, "failed: its worker was lost once too often"),
@@ -71,7 +73,7 @@ def end_lost_attempts(context: Sweep) -> None:
         (found.rejected, "failed: what it needs was rejected"),
     ):
         for id in ids:
-            log.warning("%s: %s", id, what)
+            log.warning("%s: %s", id, what, extra={"job_id": id})
 
 
 def wake_workers(context: Sweep) -> None:

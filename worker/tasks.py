@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from store.queue import DELIVER, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
-from worker import inspections, jobs, webhooks
+from store import tracing
+from store.queue import COLLECT, DELIVER, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE, SWEEP
+from worker import collect as collecting
+from worker import inspections, jobs, retention, webhooks
 from worker import sweep as sweeping
 from worker.app import app, devices_served, messages_waiting
 from worker.services import services
@@ -28,12 +30,20 @@ def inspect_dataset(id: str) -> None:
 
 @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    sweeping.sweep(services(), messages_waiting, _reminders())
+    with tracing.untraced():
+        sweeping.sweep(services(), messages_waiting, _reminders())
+
+
+@app.task(name=COLLECT)  # type: ignore[untyped-decorator]
+def collect() -> None:
+    retention.expire(services())
+    collecting.collect(services())
 
 
 @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
 def deliver() -> None:
-    webhooks.deliver_due(services())
+    with tracing.untraced():
+        webhooks.deliver_due(services())
 
 
 @cache

@@ -10,6 +10,7 @@ import typer
 
 from zsq.commands.catalogue import architectures, methods
 from zsq.commands.common import Group
+from zsq.commands.doctor import doctor
 from zsq.commands.jobs import jobs
 from zsq.commands.keys import keys
 from zsq.commands.limits import limits
@@ -33,6 +34,7 @@ app.add_typer(keys, name="keys")
 app.command()(limits)
 app.command()(methods)
 app.command()(architectures)
+app.command()(doctor)
 
 
 @app.command()

@@ -233,6 +233,10 @@ class Client:
         response = self._transport.call("POST", f"/v1/jobs/{job_id}/cancel", patience=5.0)
         return Job.from_json(response.json())
 
+    def delete_job(self, job_id: str) -> None:
+        """Deletes an ended job with its report and files. `ApiError` `job_unfinished` until it has ended."""
+        self._transport.call("DELETE", f"/v1/jobs/{job_id}")
+
     def report(self, job_id: str) -> dict[str, Any]:
         return self._get(f"/v1/jobs/{job_id}/report")
 

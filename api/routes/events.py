@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from api import metrics
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
 from api.routes.documented import IdPath, Limit, problems
 from api.schemas.common import Page
@@ -33,9 +34,11 @@ class EventStream(EventSourceResponse):
     """Frees its watch at once, however the connection ends."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        metrics.stream_opened()
         try:
             await super().__call__(scope, receive, send)
         finally:
+            metrics.stream_closed()
             await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 

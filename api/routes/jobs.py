@@ -129,6 +129,12 @@ def cancel_job(id: IdPath, response: Response, caller: CallerDep, resources: Res
     return JobOut.of(jobs.cancel(resources, caller, id))
 
 
+@router.delete("/jobs/{id}", status_code=204, responses=problems(404, 409))
+def delete_job(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> None:
+    """Deletes the job, its report, artifacts and events. 409 until it has ended."""
+    jobs.delete(resources, caller, id)
+
+
 @router.get("/jobs/{id}/report", responses=problems(404, 409))
 def get_report(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> dict[str, Any]:
     with resources.database.read() as work:

@@ -15,8 +15,6 @@ from api.errors import IdempotencyKeyReused
 from store.database import UnitOfWork
 from store.tables import IdempotencyKey, JsonObject, utc_now
 
-LIFETIME = timedelta(hours=24)
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -32,16 +30,19 @@ class Once:
 
     `request` is what was asked for, parsed, so that spelling makes no difference. The order of keys
     does: of overrides, the last that matches counts. Without a key nothing is kept. What is refused
-    is not either, since its transaction is rolled back. Raises IdempotencyKeyReused.
+    is not either, since its transaction is rolled back. What was kept before `lifetime` is forgotten.
+    Raises IdempotencyKeyReused.
     """
 
-    def __init__(self, work: UnitOfWork, caller: Caller, key: str | None, request: Sequence[Any]) -> None:
+    def __init__(
+        self, work: UnitOfWork, caller: Caller, key: str | None, request: Sequence[Any], lifetime: timedelta
+    ) -> None:
         self._work = work
         self._owner = caller.owner
         self._key = key
         self._fingerprint = hashlib.sha256(json.dumps(request).encode()).hexdigest()
         self.earlier: Answer | None = None
-        row = work.idempotency.hold(caller.owner, key, utc_now() - LIFETIME) if key is not None else None
+        row = work.idempotency.hold(caller.owner, key, utc_now() - lifetime) if key is not None else None
         if row is not None:
             if row.fingerprint != self._fingerprint:
                 raise IdempotencyKeyReused(

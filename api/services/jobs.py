@@ -20,8 +20,11 @@ from api.services.uploads import Content, check_room, made, not_found, put
 from api.services.webhooks import refuse_private
 from core.errors import InputError
 from core.spec import QuantizationSpec
+from store import tracing
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
+from store.garbage import delete_now
+from store.logging import current_request_id
 from store.queue import Queue
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, WebhookDelivery, new_id
 from store.transitions import UNFINISHED
@@ -35,7 +38,8 @@ def submit(resources: Resources, caller: Caller, request: JobRequest, key: str |
     refuse_private(request.webhook, resources)
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
-        once = Once(work, caller, key, ["jobs", request.model_dump(mode="json")])
+        asked = ["jobs", request.model_dump(mode="json")]
+        once = Once(work, caller, key, asked, resources.idempotency_lifetime)
         if once.earlier is not None:
             return once.earlier
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
@@ -64,7 +68,8 @@ def quantize(
     sums = {name: file.sha256 for name, file in sorted(files.items())}
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
-        once = Once(work, caller, key, ["quantize", fields.model_dump(mode="json"), sums])
+        asked = ["quantize", fields.model_dump(mode="json"), sums]
+        once = Once(work, caller, key, asked, resources.idempotency_lifetime)
         if once.earlier is not None:
             return once.earlier
         if not fields.reuse:
@@ -74,12 +79,11 @@ def quantize(
             dataset = made(caller, DATASET, DatasetFields(), files["dataset"])
         # Both at once, before the bytes of either are kept: a rollback would not take them back.
         check_room(work, resources, caller, *filter(None, (checkpoint, dataset)))
-        # In one order for all: two requests with the same files the other way round would wait for ever.
-        for sha256 in sorted(sums.values()):
-            work.lock_blob(sha256)
-        checkpoint, _ = put(work, resources.blobs, CHECKPOINT, checkpoint, files["file"])
+        # Both at once: two requests with the same files the other way round would wait for ever.
+        work.lock_blob(*sums.values())
+        checkpoint, _ = put(work, CHECKPOINT, checkpoint, files["file"])
         if dataset is not None:
-            dataset, _ = put(work, resources.blobs, DATASET, dataset, files["dataset"])
+            dataset, _ = put(work, DATASET, dataset, files["dataset"])
         accepted = _accept(work, resources, caller, fields, checkpoint, dataset)
         answer = once.keep(accepted.answer())
     for upload in filter(None, (checkpoint, dataset)):
@@ -141,6 +145,8 @@ def _accept(
         method=spec.method.name,
         digest=digest,
         webhook_url=request.webhook.url if request.webhook else None,
+        request_id=current_request_id(),
+        traceparent=tracing.traceparent(),
     )
     return _Accepted(work.jobs.add(job), earlier, checkpoint, dataset)
 
@@ -175,6 +181,15 @@ def cancel(resources: Resources, caller: Caller, id: str) -> Job:
             raise AlreadyEnded(f"The job has already {job.status}.")
     with resources.database.read() as work:
         return find(work, caller, id)
+
+
+def delete(resources: Resources, caller: Caller, id: str) -> None:
+    """With its report, artifacts and events. Raises NotFound, and JobUnfinished until it has ended."""
+    with resources.database.write() as work:
+        find(work, caller, id)
+        named = work.blobs.of_job(id)
+        work.jobs.delete(id)
+    delete_now(resources.database, resources.blobs, named)
 
 
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from anyio.to_thread import run_sync
 from fastapi import Request
 
+from api import metrics
 from api.deps import Access, Caller, Resources
 from api.drain import drain
 from api.errors import ApiError, QuotaExceeded, TooMany
@@ -35,6 +36,7 @@ async def admitted(
     with access.uploads.one(caller.owner) as free:
         try:
             if not free:
+                metrics.limited("uploads")
                 raise TooMany(
                     f"{access.uploads.allowed} uploads of yours are under way, as many as may be. "
                     "Wait until one has ended.",
@@ -67,6 +69,7 @@ def check_room(work: UnitOfWork, access: Access, caller: Caller, size: int) -> N
         return
     used = work.usage.stored_bytes(caller.owner)
     if used + size > access.stored_bytes:
+        metrics.limited("stored_bytes")
         raise QuotaExceeded(
             f"You have stored {used} of {access.stored_bytes} bytes; {size} more do not fit. "
             "Delete checkpoints or datasets that you no longer need.",
@@ -78,6 +81,7 @@ def check_room(work: UnitOfWork, access: Access, caller: Caller, size: int) -> N
 def check_queue(work: UnitOfWork, access: Access, caller: Caller) -> None:
     """Raises TooMany when as many jobs wait as may."""
     if access.queued_jobs and work.usage.queued_jobs(caller.owner) >= access.queued_jobs:
+        metrics.limited("queued_jobs")
         raise TooMany(
             f"{access.queued_jobs} jobs of yours are queued, as many as may be. Wait until one has begun.",
             code="too_many_jobs",

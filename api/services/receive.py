@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
+from api import metrics
 from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import Fields
@@ -136,6 +137,7 @@ async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> N
         async for chunk in stream:
             batch.append(chunk)
             size += len(chunk)
+            metrics.uploaded(len(chunk))
             if size >= _BATCH_BYTES:
                 await run_sync(feed, b"".join(batch))
                 batch, size = [], 0

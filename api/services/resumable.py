@@ -21,6 +21,7 @@ from api.services.receive import too_large, validated
 from api.services.tus import IGNORED_METADATA
 from api.services.uploads import Content, made, not_found, put
 from store.blobs import BlobRef, BlobWriter
+from store.garbage import delete_now
 from store.tables import PartialUpload, UploadPart, new_id, utc_now
 
 # From the last byte that came.
@@ -122,7 +123,7 @@ def _finish(resources: Resources, caller: Caller, id: str, parts: Sequence[Uploa
                 return row
             kind, fields = _meant(row.fields)
             # Its length has counted since it began, so there is room.
-            resource, _ = put(work, resources.blobs, kind, made(caller, kind, fields, content), content)
+            resource, _ = put(work, kind, made(caller, kind, fields, content), content)
             work.partial_uploads.complete(row, resource.id)
     announce_upload(resources.queue, resource)
     _drop_blobs(resources, parts)
@@ -163,11 +164,7 @@ def _joined(resources: Resources, parts: Sequence[UploadPart], joined: BlobWrite
 
 
 def _drop_blobs(resources: Resources, parts: Sequence[UploadPart]) -> None:
-    for part in parts:
-        with resources.database.write() as work:
-            work.lock_blob(part.blob_sha256)
-            if not work.blob_in_use(part.blob_sha256):
-                resources.blobs.delete(part.blob_sha256)
+    delete_now(resources.database, resources.blobs, [part.blob_sha256 for part in parts])
 
 
 def _meant(metadata: Mapping[str, str]) -> tuple[Kind[Any, Any], FormFields]:

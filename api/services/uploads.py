@@ -12,10 +12,11 @@ from api.schemas.common import Fields
 from api.services import quota
 from api.services.dispatch import announce_upload
 from api.services.kinds import KINDS, Kind
-from store.blobs import BlobRef, BlobStore
+from store.blobs import BlobRef
 from store.database import UnitOfWork
+from store.garbage import delete_now
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Upload
+from store.tables import Upload, utc_now
 
 
 class Content(Protocol):
@@ -36,7 +37,7 @@ def save(
         quota.lock(work, resources.access, caller)
         row = made(caller, kind, fields, file)
         check_room(work, resources, caller, row)
-        row, new = put(work, resources.blobs, kind, row, file)
+        row, new = put(work, kind, row, file)
     announce_upload(resources.queue, row)
     return row, new
 
@@ -60,7 +61,7 @@ def check_room(work: UnitOfWork, resources: Resources, caller: Caller, *rows: Up
 
 
 def put(
-    work: UnitOfWork, blobs: BlobStore, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
+    work: UnitOfWork, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
 ) -> tuple[UploadRow, bool]:
     """As `save`, within a transaction that has seen to the room; `announce_upload` is for after it.
 
@@ -70,12 +71,13 @@ def put(
     rows = kind.rows(work)
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
+    # Even if they are known: what has been damaged since is mended by that.
+    file.commit()
     known = rows.by_fingerprint(row.fingerprint)
-    if known is None or not blobs.exists(row.blob_sha256):
-        file.commit()
     held = rows.hold(known.id, known.owner) if known is not None else None
     if held is None:
         return rows.add(row), True
+    held.updated_at = utc_now()  # retention counts from here
     if held.state == "rejected" and rows.reopen(held.id):
         held = rows.hold(held.id, held.owner) or held
     return held, False
@@ -97,11 +99,9 @@ def delete(resources: Resources, caller: Caller, kind: Kind[Any, Any], id: str) 
     with resources.database.write() as work:
         rows = kind.rows(work)
         sha256 = find(rows, caller, id).blob_sha256
-        work.lock_blob(sha256)
         if not rows.delete(id):
             raise not_found(kind.noun, id)
-        if not work.blob_in_use(sha256):
-            resources.blobs.delete(sha256)
+    delete_now(resources.database, resources.blobs, [sha256])
 
 
 def not_found(noun: str, id: str) -> NotFound:

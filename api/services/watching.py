@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import anyio
 from anyio.to_thread import run_sync
 
+from store import tracing
 from store.database import Database
 from store.errors import Unavailable
 from store.watch_repository import Look
@@ -112,7 +113,7 @@ class Hub:
         return True
 
     def _looks(self, job_ids: list[str]) -> dict[str, Look]:
-        with self._database.read() as work:
+        with tracing.untraced(), self._database.read() as work:
             return work.watches.looks(job_ids)
 
     def _all(self) -> list[Watch]:

@@ -73,7 +73,8 @@ class Api:
     def succeeded_job(self) -> tuple[str, str]:
         """The id of a succeeded job, and the sha256 of its model."""
         checkpoint = self.upload()
-        self.make_ready(checkpoint["id"])
+        if checkpoint["state"] == "pending":
+            self.make_ready(checkpoint["id"])
         job = self.submit(checkpoint["id"])
         return job["id"], self.succeed(job["id"])
 

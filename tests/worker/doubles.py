@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import resource
 import signal
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +232,39 @@ def _tell_pid(payload: dict[str, Any]) -> None:
 
 def fill_the_disk(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def speak(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Logs, warns, and tells of two phases."""
+    log = logging.getLogger("core.methods.double")
+    with context.phase("synthesizing"):
+        log.warning("from inside, as postgresql://u:hunter2@host/db")
+        warnings.warn("deprecated", UserWarning, stacklevel=1)
+    with context.phase("training"):
+        log.debug("left out")
+    return {
+        **quantize(payload, context),
+        "report": {"timings": {"training": 2.5, "method": 3.0, "x y": True}},
+    }
+
+
+def chatter(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Says more than anybody wants to read, from several threads, under names of its own."""
+
+    def talk(number: int) -> None:
+        for line in range(1000):
+            logging.getLogger(f"forged\n{line}").warning("%s", "x" * 10_000)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"said": 4000}
+
+
+def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """As `quantize`, with other bytes each time."""
+    result = quantize(payload, context)
+    Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
+    return result

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 
 from store import queue
 from worker.__main__ import ROLES
@@ -46,6 +47,14 @@ def test_workers_take_the_jobs_that_they_hear_of(
     heard = {name: app.amqp.queues[name] for name in ROLES[role].queues}
     monkeypatch.setattr(app.amqp.queues, "_consume_from", heard)
     assert set(devices_served()) == devices
+
+
+def test_collecting_is_due_at_the_start_and_then_after_its_interval() -> None:
+    collect = app.conf.beat_schedule["collect"]
+    entry = Scheduler(app, lazy=True).Entry(**collect, name="collect", app=app)
+    assert entry.is_due().is_due
+    later = next(entry).is_due()
+    assert not later.is_due and later.next > WorkerSettings().collect_seconds / 2
 
 
 def test_jobs_may_start_processes() -> None:

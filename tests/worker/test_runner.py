@@ -180,6 +180,7 @@ if __name__ == "__main__":
         "AWS_ACCESS_KEY_ID": "hunter2",
         "SOME_API_KEY": "hunter2",
         "DB_PASSWORD": "hunter2",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=hunter2",
     }
     ran = subprocess.run(
         [sys.executable, "-c", script],

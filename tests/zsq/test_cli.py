@@ -280,9 +280,14 @@ def test_cancel_and_delete(fake: Fake) -> None:
         ("POST", "/v1/jobs/job_1/cancel"): [(202, job("running"))],
         ("DELETE", "/v1/checkpoints/ckpt_1"): [(409, {"code": "checkpoint_in_use", "detail": "In use."})],
         ("DELETE", "/v1/datasets/data_1"): [(204, b"")],
+        ("DELETE", "/v1/jobs/job_1"): [(204, b"")],
+        ("DELETE", "/v1/jobs/job_2"): [(409, {"code": "job_unfinished", "detail": "It is running."})],
     }
     assert run("jobs", "cancel", "job_1").output == "job_1: running, stopping\n"
     assert run("datasets", "delete", "data_1").exit_code == 0
+    assert run("jobs", "delete", "job_1").exit_code == 0
+    running = run("jobs", "delete", "job_2")
+    assert running.exit_code == 1 and "It is running. (job_unfinished)" in running.stderr
     refused = run("checkpoints", "delete", "ckpt_1")
     assert refused.exit_code == 1 and "checkpoint_in_use" in refused.stderr
 

@@ -1,4 +1,4 @@
-"""`zsq jobs`: list, show, watch, cancel, report, download."""
+"""`zsq jobs`: list, show, watch, cancel, delete, report, download."""
 
 from __future__ import annotations
 
@@ -69,6 +69,13 @@ def cancel(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None)
     with connect(server, api_key) as client:
         job = client.cancel(job_id)
     console().print(f"{job.id}: {job.status}" + ("" if job.ended else ", stopping"))
+
+
+@jobs.command("delete")
+def delete(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
+    """Delete an ended job with its report and files."""
+    with connect(server, api_key) as client:
+        client.delete_job(job_id)
 
 
 @jobs.command("report")

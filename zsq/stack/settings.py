@@ -23,3 +23,6 @@ class StackSettings(BaseSettings):
 
     broker_url: str | None = None
     """A broker to use instead of starting one."""
+
+    log_format: str = "auto"
+    """How the parts log, into files that people read: `auto` is text here."""

@@ -62,6 +62,7 @@ class Stack:
         self._extra = dict(env or {})
         self._device = self._extra.get("ZSQ_DEVICE", settings.device)
         self._broker_url = self._extra.get("ZSQ_BROKER_URL", settings.broker_url) or None
+        self._log_format = "text" if settings.log_format.lower() == "auto" else settings.log_format
         self._say = say
         self._parts: dict[str, Part] = {}
         self._restarts: dict[str, Restarts] = {}
@@ -194,6 +195,7 @@ class Stack:
             ),
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
+            "ZSQ_LOG_FORMAT": self._log_format,
             **self._extra,
         }
 

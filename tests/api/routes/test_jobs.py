@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from store.errors import Unavailable
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from tests.api.conftest import Api
 from tests.api.problems import problem
@@ -295,3 +296,53 @@ def test_the_report_comes_with_success(api: Api) -> None:
     done = api.http.get(f"/v1/jobs/{job['id']}")
     assert done.json()["status"] == "succeeded" and "retry-after" not in done.headers
     assert set(done.json()["links"]) == {"self", "checkpoint", "report", "artifacts"}
+
+
+def test_a_deleted_job_is_gone_with_all_that_is_its(api_on: Api) -> None:
+    id, sha256 = api_on.succeeded_job()
+    assert api_on.resources.blobs.exists(sha256)
+    assert api_on.http.delete(f"/v1/jobs/{id}").status_code == 204
+    for path in ("", "/report", "/artifacts", "/artifacts/model.onnx"):
+        problem(api_on.http.get(f"/v1/jobs/{id}{path}"), 404, "not_found")
+    assert api_on.http.get("/v1/jobs").json()["items"] == []
+    assert not api_on.resources.blobs.exists(sha256)
+    with api_on.database.read() as work:
+        assert not work.jobs.events(id) and not work.artifacts.of_job(id)
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 404, "not_found")
+
+
+def test_a_file_that_two_jobs_have_goes_with_the_second(api_on: Api) -> None:
+    (first, sha256), (second, same) = api_on.succeeded_job(), api_on.succeeded_job()
+    assert sha256 == same
+    api_on.http.delete(f"/v1/jobs/{first}")
+    assert api_on.http.get(f"/v1/jobs/{second}/artifacts/model.onnx").status_code == 200
+    api_on.http.delete(f"/v1/jobs/{second}")
+    assert not api_on.resources.blobs.exists(sha256)
+
+
+def test_an_unfinished_job_is_not_deleted(api_on: Api) -> None:
+    checkpoint = api_on.upload()
+    api_on.make_ready(checkpoint["id"])
+    id = api_on.submit(checkpoint["id"])["id"]
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
+    with api_on.database.write() as work:
+        claim = work.jobs.claim(id, "test", 60)
+        assert claim is not None
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
+    with api_on.database.write() as work:
+        work.jobs.cancel_running(id, claim.fence)
+    assert api_on.http.delete(f"/v1/jobs/{id}").status_code == 204
+    # What the worker still writes changes nothing.
+    with api_on.database.write() as work:
+        assert not work.jobs.succeed(id, claim.fence, {}, [])
+
+
+def test_a_blob_store_that_is_away_does_not_keep_a_job(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: object, sha256: str) -> None:
+        raise Unavailable("away")
+
+    id, sha256 = api.succeeded_job()
+    monkeypatch.setattr(type(api.resources.blobs), "delete", away)
+    assert api.http.delete(f"/v1/jobs/{id}").status_code == 204
+    problem(api.http.get(f"/v1/jobs/{id}"), 404, "not_found")
+    assert api.resources.blobs.exists(sha256), "the collector's to find"
