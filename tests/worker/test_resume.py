@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from store.blobs import LocalBlobWriter
+from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
