@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import platform
 import resource
 import shutil
@@ -133,6 +134,13 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU"
+    )
+
+
 def report(tallies: dict[str, Tally], minutes: float, first: int, rounds: int) -> list[str]:
     rows = [
         {
@@ -154,7 +162,7 @@ def report(tallies: dict[str, Tally], minutes: float, first: int, rounds: int) -
     return [
         "# Fuzzing the parsers of uploads",
         "",
-        f"{markdown.today()}, {platform.machine()}, Python {platform.python_version()}, "
+        f"{markdown.today()}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"torch {torch.__version__}; {minutes:.1f} minutes, {rounds} rounds of {EXAMPLES} inputs, "
         f"seeds {first} to {first + rounds - 1}, one process.",
         "",

@@ -19,6 +19,7 @@ from core.networks.foreign import shown
 Kind = Literal["zip", "pickle", "safetensors"]
 
 MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 20_000  # ten times what the largest networks of the registry have
 _MAX_HEADER_DEPTH = 4  # {name: {"shape": [..]}} needs three
 _MAX_DIMENSIONS = 16
 _HEAD = 4096
@@ -127,8 +128,19 @@ def check_safetensors(path: Path) -> None:
     if not isinstance(header, dict):
         raise _bad_header("it is not an object")
     header.pop("__metadata__", None)
+    check_count(len(header))
     for key, entry in header.items():
         _check_entry(shown(key), entry, size - 8 - length)
+
+
+def check_count(tensors: int) -> None:
+    """Raises CheckpointError(not_a_state_dict) where there are more than any network has."""
+    if tensors > MAX_TENSORS:
+        raise CheckpointError(
+            f"The file holds {tensors:,} tensors; at most {MAX_TENSORS:,} are read. Save the weights of the "
+            "network alone: torch.save(network.state_dict(), path).",
+            code="not_a_state_dict",
+        )
 
 
 def _check_entry(key: str, entry: Any, data_bytes: int) -> None:

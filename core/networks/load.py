@@ -206,11 +206,12 @@ def _find_state_dict(raw: Any, depth: int = 0) -> dict[str, Tensor]:
 
 
 def _check_names(state: dict[str, Tensor]) -> None:
+    formats.check_count(len(state))
     for key in state:
         if not is_plain(key, _MAX_NAME):
             raise CheckpointError(
-                f"The name {shown(key)!r} is no parameter's: it is empty, has more than {_MAX_NAME} "
-                "characters or control characters. The file is damaged or holds something else.",
+                f"The name {shown(key)!r} is no parameter's: it is empty, or has control characters or more "
+                f"than {_MAX_NAME}. The file is damaged or holds something else.",
                 code="not_a_state_dict",
             )
 

@@ -100,6 +100,10 @@ SAFETENSORS: Cases = {
         lambda _: _safetensors(a=("F32", [int("9" * 4000)] * 1500, [0, 8])),
         FORMAT,
     ),
+    "a quarter of a million tensors": (
+        lambda _: _safetensors(**{f"{n}": ("F32", [0], [0, 0]) for n in range(250_000)}),
+        NO_STATE,
+    ),
     "a hundred thousand dimensions": (lambda _: _safetensors(a=("F32", [1] * 100_000, [0, 4])), FORMAT),
     "a type of a mebibyte": (lambda _: _safetensors(a=("X" * 2**20, [1], [0, 4])), DTYPE),
     "a type that is a list": (lambda _: _safetensors(a=([["F32"]], [1], [0, 4])), DTYPE),

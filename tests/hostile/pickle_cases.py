@@ -88,6 +88,10 @@ BOMBS: Cases = {
         fixed(lambda: programs.deflated(b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.")),
         UNSAFE,
     ),
+    "25,000 views of one tensor": (
+        fixed(lambda: programs.in_zip(programs.named_over_and_over(25_000))),
+        NO_STATE,
+    ),
     "a list that holds itself": (fixed(lambda: programs.in_zip(b"\x80\x02]q\0h\0a.")), NO_STATE),
     "a dictionary that holds itself": (
         fixed(lambda: programs.in_zip(b"\x80\x02}q\0" + programs.text("model") + b"h\0s.")),

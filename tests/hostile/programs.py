@@ -168,6 +168,12 @@ def copied_over_and_over(times: int) -> bytes:
     return PROTO_2 + b"cbuiltins\nset\nq\0]" + items + b"\x85q\1R" + b"h\0h\1R" * times + b"."
 
 
+def named_over_and_over(times: int) -> bytes:
+    """One tensor under many names."""
+    first = PROTO_2 + b"}" + tensor(6)[3:-2] + b"q\x09s"
+    return first + b"".join(text(str(n)) + b"h\x09s" for n in range(times)) + b"."
+
+
 def repeated(instruction: bytes, times: int) -> bytes:
     return PROTO_2 + instruction * times + b"."
 
