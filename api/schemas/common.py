@@ -36,8 +36,10 @@ def refuse_unstorable(value: Any) -> Any:
     return value
 
 
+# Constraints come before the function: behind it they would be missing in the OpenAPI document.
 Text = Annotated[str, AfterValidator(_storable)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=255)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_storable)]
+Label = Annotated[str, StringConstraints(max_length=255), AfterValidator(_storable)]
 Time = AwareDatetime
 
 
@@ -46,6 +48,9 @@ class FormFields(BaseModel):
 
     def check(self) -> None:
         """Whether the fields fit each other. Raises pydantic.ValidationError."""
+
+
+Fields = TypeVar("Fields", bound=FormFields)
 
 
 class Page(BaseModel, Generic[Item]):

@@ -24,9 +24,15 @@ from PIL import Image, UnidentifiedImageError
 from core.errors import DatasetError
 from core.evaluate.preprocess import Pixels
 from core.networks import archive
+from core.networks.foreign import shown
+from core.spec import MAX_CLASSES
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
+_MAX_TAR_HEADER_BYTES = 2**20
+_MAX_FOLDER_CHARACTERS = 4 * 2**20  # the names of all classes, which go into the database
+_SCAN = b"\xff\xda"  # stuffing keeps these two bytes out of a JPEG's data
+_MAX_SCANS = 100  # of a progressive JPEG, which encoders write in ten; each is a pass over all pixels
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"}
 _DECODERS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -52,8 +58,8 @@ class FolderImages:
         wanted = set(self.members)
         try:
             if self.is_tar:
-                with _open_tar(self.path) as tar:
-                    for member in tar:
+                with _open_tar(self.path, MAX_IMAGE_BYTES) as tar:
+                    for member in _members(tar):
                         if member.isfile() and member.name in wanted:
                             stream = tar.extractfile(member)
                             yield member.name, stream.read() if stream else b""
@@ -85,7 +91,12 @@ def open_folder(
             field="file",
         )
     folders = _folders(names)
-    label_of = _labels(sorted(set(folders)), classes)
+    every_folder = sorted(set(folders))
+    if len(every_folder) > MAX_CLASSES or sum(map(len, every_folder)) > _MAX_FOLDER_CHARACTERS:
+        raise DatasetError(
+            f"The archive has {len(every_folder):,} folders; each is taken for a class.", field="file"
+        )
+    label_of = _labels(every_folder, classes)
     labels = np.array([label_of[folder] for folder in folders], np.int64)
     # "0007" is label 7; "7_frog" says more than its number.
     shown = {label: str(label) if folder.isdigit() else folder for folder, label in label_of.items()}
@@ -98,7 +109,7 @@ def decode(name: str, data: bytes) -> Pixels:
         with _open_image(name, data) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as reason:
-        raise DatasetError(f"The image {name} is damaged: {reason}.", field="file") from reason
+        raise DatasetError(f"The image {name} is damaged: {shown(str(reason))}.", field="file") from reason
 
 
 def image_size(name: str, data: bytes) -> tuple[int, int]:
@@ -108,6 +119,8 @@ def image_size(name: str, data: bytes) -> tuple[int, int]:
 
 
 def _open_image(name: str, data: bytes) -> Image.Image:
+    if data[:2] == b"\xff\xd8" and data.count(_SCAN) > _MAX_SCANS:
+        raise _too_large(name, f"{data.count(_SCAN)} scans")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -135,10 +148,10 @@ def _tar_names(path: Path) -> list[str]:
     names: list[str] = []
     seen: set[str] = set()
     try:
-        with _open_tar(path) as tar:
-            for member in tar:
+        with _open_tar(path, _MAX_TAR_HEADER_BYTES) as tar:
+            for count, member in enumerate(_members(tar)):
                 # Checked before the next step, which for a gzipped tar decompresses this member.
-                if member.offset_data + member.size > limit or len(names) > archive.MAX_MEMBERS:
+                if member.offset_data + member.size > limit or count > archive.MAX_MEMBERS:
                     raise DatasetError(
                         "The archive was not opened: it unpacks to too much.",
                         code="archive_bomb",
@@ -147,9 +160,9 @@ def _tar_names(path: Path) -> list[str]:
                 if not member.isfile():
                     continue
                 if archive.is_unsafe_path(member.name):
-                    raise DatasetError(
-                        f"The archive holds a path that leaves it: {member.name!r}.", field="file"
-                    )
+                    raise archive.unsafe_path(member.name, DatasetError, "invalid_dataset")
+                if member.issparse():  # a few bytes would stand for any number of zeros
+                    raise DatasetError(f"{member.name} is a sparse file. Pack plain ones.", field="file")
                 _check_image_bytes(member.name, member.size)
                 if member.name in seen:
                     raise DatasetError(f"The archive holds {member.name!r} twice.", field="file")
@@ -173,24 +186,38 @@ def _check_tar_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError("the archive's end mark is missing")
 
 
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Every member, none of which is kept: a gzipped tar holds millions in a few megabytes."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        yield member
+
+
 class _Bounded(io.BufferedReader):
     """Keeps one read small: a tar's own headers may claim any size, and would be read whole."""
 
+    def __init__(self, source: io.RawIOBase | gzip.GzipFile, limit: int) -> None:
+        super().__init__(source)
+        self._limit = limit
+
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= MAX_IMAGE_BYTES + 2**20:
+        if size is None or not 0 <= size <= self._limit:
             raise tarfile.ReadError("a header claims too many bytes")
         return super().read(size)
 
 
 @contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar, plain or gzipped. Other compressions unpack too far from too little."""
+def _open_tar(path: Path, limit: int) -> Iterator[tarfile.TarFile]:
+    """A tar, plain or gzipped, no more than `limit` bytes of it read at once.
+
+    Other compressions unpack too far from too little.
+    """
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb", buffering=0))
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         source = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
-        bounded = stack.enter_context(_Bounded(source))
+        bounded = stack.enter_context(_Bounded(source, limit))
         yield stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
 
 
@@ -225,8 +252,12 @@ def _labels(folders: list[str], classes: Sequence[str] | None) -> dict[str, int]
     numbers = {folder: _LABEL.match(folder) for folder in folders}
     if all(numbers.values()):
         labels = {folder: int(match[0]) for folder, match in numbers.items() if match}
-        if max(labels.values()) >= 2**31:
-            raise DatasetError("A folder's number is too large.", code="labels_out_of_range", field="file")
+        if max(labels.values()) >= MAX_CLASSES:
+            raise DatasetError(
+                f"A folder's number is too large; a network has at most {MAX_CLASSES:,} classes.",
+                code="labels_out_of_range",
+                field="file",
+            )
         return labels
     if classes is None:
         return {folder: index for index, folder in enumerate(folders)}

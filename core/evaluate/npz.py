@@ -6,7 +6,9 @@ objects are refused by their header.
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +21,17 @@ from numpy.typing import NDArray
 from core.errors import DatasetError
 from core.evaluate.preprocess import Pixels
 from core.networks import archive
+from core.spec import MAX_CLASSES
 
 MAX_SIDE = 4096
-_HEADER_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
+MAX_IMAGES = 2_000_000
+MAX_IMAGE_BYTES = 64 * 2**20
+_MAX_HEADER_BYTES = 4096
+_MAX_DIMENSIONS = 8
+# By the format's version: what reads its header, and how its length is written.
+_HEADERS = {
+    (1, 0): (np.lib.format.read_array_header_1_0, "<H"),
+    (2, 0): (np.lib.format.read_array_header_2_0, "<I"),
 }
 
 
@@ -76,19 +84,34 @@ def open_npz(path: Path, members: list[zipfile.ZipInfo]) -> NpzImages:
             raise DatasetError(
                 "The .npz is damaged or was cut off. Upload it again.", code="truncated_file", field="file"
             ) from reason
-    if labels.size and int(labels.max()) >= 2**31:
+    if labels.size and int(labels.max()) >= MAX_CLASSES:
         raise DatasetError(
-            f"y holds the label {int(labels.max())}.", code="labels_out_of_range", field="file"
+            f"y holds the label {int(labels.max())}; a network has at most {MAX_CLASSES:,} classes.",
+            code="labels_out_of_range",
+            field="file",
         )
     return NpzImages(path, images, labels.astype(np.int64))
 
 
 def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     try:
-        reader = _HEADER_READERS[np.lib.format.read_magic(stream)]
-        shape, fortran, dtype = reader(stream)
-    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as reason:
+        reader, length = _HEADERS[np.lib.format.read_magic(stream)]
+        # NumPy would read a header of four gigabytes before it minds.
+        size = stream.read(struct.calcsize(length))
+        header = stream.read(min(_MAX_HEADER_BYTES, struct.unpack(length, size)[0]))
+        shape, fortran, dtype = reader(io.BytesIO(size + header))
+    except (
+        KeyError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+        struct.error,
+    ) as reason:
         raise DatasetError(f"The header of {name!r} is not that of a NumPy array.", field="file") from reason
+    if len(shape) > _MAX_DIMENSIONS:
+        raise DatasetError(f"{name} has {len(shape)} dimensions.", code="invalid_dataset_shape", field="file")
     if dtype.hasobject:
         raise DatasetError(
             f"{name} is an array of Python objects; they are not unpickled. Save plain numbers.", field="file"
@@ -123,6 +146,10 @@ def _image_shape(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> tuple[i
         problem = f"x has the shape {shape}, channels first; save x.transpose(0, 2, 3, 1)"
     elif max(shape[1:3]) > MAX_SIDE or (len(shape) == 4 and shape[3] > 64):
         problem = f"x has the shape {shape}; at most {MAX_SIDE} x {MAX_SIDE} pixels of 64 channels are read"
+    elif shape[0] > MAX_IMAGES or math.prod(shape[1:]) > MAX_IMAGE_BYTES:
+        problem = (
+            f"x has the shape {shape}; at most {MAX_IMAGES:,} images of {MAX_IMAGE_BYTES:,} bytes are read"
+        )
     if problem:
         raise DatasetError(problem + ".", code="invalid_dataset_shape", field="file")
     return shape[1], shape[2], shape[3] if len(shape) == 4 else 1

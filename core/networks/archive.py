@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from core.errors import InputError
+from core.networks import zip_ends
+from core.networks.foreign import is_plain, shown
 
 MAX_MEMBERS = 200_000
+MAX_DIRECTORY_BYTES = 32 * 2**20  # Python makes half a kilobyte of objects out of each 46 bytes
+MAX_NAME = 1024
+MAX_DEPTH = 32
 MAX_TOTAL_BYTES = 8 * 2**30
 MAX_RATIO = 100  # deflate reaches 1032 at most; photographs and weights stay below 3
 RATIO_FREE_BYTES = 16 * 2**20  # small members (sorted labels) may compress as well as they like
 _NESTED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".zst")
+_LOCAL_HEADER_BYTES = 30  # and the name
 _ENCRYPTED = 0x1 | 0x40  # the usual and the strong kind
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -33,6 +40,9 @@ def checked_members(
     too much, and `code` for one with unusable members (paths that leave it, passwords, duplicates).
     """
     try:
+        ends = zip_ends.read_ends(path)
+        if ends.members > MAX_MEMBERS or ends.directory_bytes > MAX_DIRECTORY_BYTES:
+            raise _bomb(error, f"it has {ends.members:,} members; at most {MAX_MEMBERS:,} are read")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except READ_ERRORS as reason:
@@ -42,32 +52,50 @@ def checked_members(
             code="truncated_file",
         ) from reason
 
-    if len(members) > MAX_MEMBERS:
-        raise _bomb(error, f"it has {len(members):,} members; at most {MAX_MEMBERS:,} are read")
-    total, stored = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    total = sum(member.file_size for member in members)
     if total > MAX_TOTAL_BYTES:
         raise _bomb(error, f"it unpacks to {total:,} bytes; at most {MAX_TOTAL_BYTES:,} are read")
-    if stored > path.stat().st_size:
+    if _overlap(members, ends.directory):
         raise _bomb(error, "its members overlap: together they claim more bytes than the file has")
     seen: set[str] = set()
     for member in members:
         _check_member(member, error, code)
         if member.filename in seen:
-            raise error(f"The archive holds {member.filename!r} twice.", code=code)
+            raise error(f"The archive holds {shown(member.filename)!r} twice.", code=code)
         seen.add(member.filename)
     return [member for member in members if not member.is_dir()]
 
 
 def is_unsafe_path(name: str) -> bool:
-    """Whether unpacking `name` could write outside the folder it is unpacked into."""
+    """Whether unpacking `name` could write outside the folder it is unpacked into, or could not be shown."""
     path = PurePosixPath(name)
+    if not is_plain(name, MAX_NAME) or len(path.parts) > MAX_DEPTH:
+        return True
     return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name[:3]
 
 
+def unsafe_path(name: str, error: type[InputError], code: str) -> InputError:
+    return error(
+        "The archive holds a path that leaves it, or is empty, too long, too deep or has control characters: "
+        f"{shown(name)!r}.",
+        code=code,
+        field="file",
+    )
+
+
+def _overlap(members: list[zipfile.ZipInfo], directory: int) -> bool:
+    """Whether two members share bytes, or one reaches into the directory."""
+    spans = sorted(
+        (m.header_offset, m.header_offset + _LOCAL_HEADER_BYTES + m.compress_size) for m in members
+    )
+    spans.append((directory, directory))
+    return any(end > begin for (_, end), (begin, _) in pairwise(spans))
+
+
 def _check_member(member: zipfile.ZipInfo, error: type[InputError], code: str) -> None:
-    name = member.filename
-    if is_unsafe_path(name):
-        raise error(f"The archive holds a member with a path that leaves it: {name!r}.", code=code)
+    if is_unsafe_path(member.filename):
+        raise unsafe_path(member.filename, error, code)
+    name = shown(member.filename)
     if member.flag_bits & _ENCRYPTED:
         raise error("The archive is encrypted. Upload it without a password.", code=code)
     if member.compress_type not in _METHODS:
@@ -75,7 +103,7 @@ def _check_member(member: zipfile.ZipInfo, error: type[InputError], code: str) -
             f"{name!r} is compressed in an unusual way. Use plain zip (stored or deflated).",
             code=code,
         )
-    if name.lower().endswith(_NESTED):
+    if member.filename.lower().endswith(_NESTED):
         raise _bomb(error, f"it holds another archive, {name!r}; upload its contents instead")
     if member.file_size > RATIO_FREE_BYTES + MAX_RATIO * member.compress_size:
         raise _bomb(

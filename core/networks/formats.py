@@ -14,29 +14,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import CheckpointError
+from core.networks.foreign import shown
 
 Kind = Literal["zip", "pickle", "safetensors"]
 
 MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 20_000  # ten times what the largest networks of the registry have
 _MAX_HEADER_DEPTH = 4  # {name: {"shape": [..]}} needs three
+_MAX_DIMENSIONS = 16
 _HEAD = 4096
 
-_SAVE = "Save the weights with torch.save(network.state_dict(), path), or as .safetensors"
+SAVE = "Save the weights with torch.save(network.state_dict(), path), or as .safetensors"
 _TF = "Convert the weights to a PyTorch state dict first"
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, TensorFlow)", _TF),
-    (b"GGUF", "a GGUF file", _SAVE),
-    (b"\x93NUMPY", "a NumPy array", _SAVE),
+    (b"GGUF", "a GGUF file", SAVE),
+    (b"\x93NUMPY", "a NumPy array", SAVE),
     (b"\x1f\x8b", "a gzip archive", "Unpack it and upload the checkpoint itself"),
     (b"BZh", "a bzip2 archive", "Unpack it and upload the checkpoint itself"),
     (b"\xfd7zXZ\x00", "an xz archive", "Unpack it and upload the checkpoint itself"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it and upload the checkpoint itself"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "Unpack it and upload the checkpoint itself"),
     (b"Rar!", "a RAR archive", "Unpack it and upload the checkpoint itself"),
-    (b"\x89PNG", "a PNG image", _SAVE),
-    (b"\xff\xd8\xff", "a JPEG image", _SAVE),
-    (b"%PDF", "a PDF document", _SAVE),
+    (b"\x89PNG", "a PNG image", SAVE),
+    (b"\xff\xd8\xff", "a JPEG image", SAVE),
+    (b"%PDF", "a PDF document", SAVE),
     (b"version https://git-lfs", "a Git LFS pointer, not the file it points to", "Run `git lfs pull` first"),
     (b"<", "a web page or XML", "Download the file itself, not the page about it"),
 )
@@ -71,13 +74,13 @@ def recognize(path: Path) -> Kind:
     if _looks_like_old_pickle(head):
         return "pickle"
     if _is_text(head):
-        raise unsupported("a text file", _SAVE)
+        raise unsupported("a text file", SAVE)
     if size < 16:
         raise CheckpointError(
             f"The file has only {size} bytes; no checkpoint is that small. It was cut off.",
             code="truncated_file",
         )
-    raise unsupported("of an unknown format", _SAVE)
+    raise unsupported("of an unknown format", SAVE)
 
 
 def unsupported(name: str, advice: str) -> CheckpointError:
@@ -92,12 +95,12 @@ def describe_zip(names: set[str]) -> tuple[str, str]:
     if any(name.endswith(".weights.h5") for name in names):
         return "a Keras archive", _TF
     if names and all(name.endswith(".npy") for name in names):
-        return "a NumPy .npz archive", _SAVE
+        return "a NumPy .npz archive", SAVE
     if any(name.endswith(("model.json", "exported_program.json")) for name in names):
-        return "a torch.export program", _SAVE
+        return "a torch.export program", SAVE
     if any(name.endswith((".pt", ".pth", ".safetensors")) for name in names):
         return "a zip with checkpoints in it", "Unpack it and upload the checkpoint itself"
-    return "a zip archive without a torch checkpoint in it", _SAVE
+    return "a zip archive without a torch checkpoint in it", SAVE
 
 
 def check_safetensors(path: Path) -> None:
@@ -125,8 +128,19 @@ def check_safetensors(path: Path) -> None:
     if not isinstance(header, dict):
         raise _bad_header("it is not an object")
     header.pop("__metadata__", None)
+    check_count(len(header))
     for key, entry in header.items():
-        _check_entry(key, entry, size - 8 - length)
+        _check_entry(shown(key), entry, size - 8 - length)
+
+
+def check_count(tensors: int) -> None:
+    """Raises CheckpointError(not_a_state_dict) where there are more than any network has."""
+    if tensors > MAX_TENSORS:
+        raise CheckpointError(
+            f"The file holds {tensors:,} tensors; at most {MAX_TENSORS:,} are read. Save the weights of the "
+            "network alone: torch.save(network.state_dict(), path).",
+            code="not_a_state_dict",
+        )
 
 
 def _check_entry(key: str, entry: Any, data_bytes: int) -> None:
@@ -135,11 +149,12 @@ def _check_entry(key: str, entry: Any, data_bytes: int) -> None:
         numbers = [*shape, begin, end]
     except (TypeError, KeyError, ValueError) as reason:
         raise _bad_header(f"the entry of {key!r} is malformed") from reason
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    # Small before they are multiplied: JSON's integers have thousands of digits.
+    if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
         raise _bad_header(f"the entry of {key!r} has numbers that are not counts")
     if dtype not in _DTYPES:
         raise CheckpointError(
-            f"{key} is of type {dtype}, which cannot be used here. "
+            f"{key} is of type {shown(str(dtype))}, which cannot be used here. "
             "Save the weights as float32, float16 or bfloat16.",
             code="unsupported_dtype",
         )
@@ -182,7 +197,8 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
+        # The last character may have been cut in two.
+        if len(head) < _HEAD or error.start < len(head) - 4:
             return False
     return b"\0" not in head
 

@@ -53,6 +53,7 @@ def load_network(path: Path, spec: NetworkSpec) -> LoadedNetwork:
     network = architectures.skeleton(name, num_classes, input_shape=input_shape)
     state = _without_computed(network, state)
     _check_match(name, network.state_dict(), state, has_classes=spec.num_classes is not None)
+    _check_types(network.state_dict(), state)
     _check_statistics(state)
     _check_names(spec, num_classes)
     _assign(network, state)
@@ -168,6 +169,18 @@ def _advice(name: str, state: Mapping[str, Tensor]) -> str:
         "Check the architecture, and that the file is the plain state dict of that very network "
         "(GET /v1/architectures lists what can be named)."
     )
+
+
+def _check_types(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Integers in the place of weights are another quantizer's: without its scales they mean nothing."""
+    bad = [k for k, v in state.items() if expected[k].is_floating_point() and not v.is_floating_point()]
+    if bad:
+        raise CheckpointError(
+            f"Integers or booleans instead of weights in {_shown(bad)}. "
+            "Upload the network in floating point, as it was before anything quantized it.",
+            code="unsupported_dtype",
+            field="file",
+        )
 
 
 def _check_statistics(state: Mapping[str, Tensor]) -> None:

@@ -21,11 +21,15 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.networks import archive, formats, pickles
+from core.networks.declared import Declared
+from core.networks.foreign import is_plain, shown
 
 MAX_FILE_BYTES = 4 * 2**30
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_COUNT_BYTES = 8  # before each storage's memory
 # How often the bytes of a file may be seen through its tensors (tied weights share theirs).
 _MAX_AMPLIFICATION = 4
+_MAX_NAME = 512
 
 # Where training scripts put the weights, the likeliest first.
 _WRAPPERS = (
@@ -68,11 +72,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             field="file",
         )
     try:
-        raw = _read(path)
-        state = _strip_prefixes(_find_state_dict(raw))
+        raw = read_safely(path)
+        state = _find_state_dict(raw)
         del raw
+        _check_names(state)
+        state = _strip_prefixes(state)
         _check_kinds(state)
-        _check_amplification(state, size)
         clean = {key: _owned(state[key]) for key in list(state)}
         _check_finite(clean)
     except CheckpointError as error:
@@ -81,7 +86,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return clean
 
 
-def _read(path: Path) -> Any:
+def read_safely(path: Path) -> Any:
+    """What `torch.save` or safetensors wrote there, on the CPU; nothing in the file is run.
+
+    Raises CheckpointError where it holds more than tensors, numbers, strings and containers of these, or is
+    damaged.
+    """
     kind = formats.recognize(path)
     if kind == "safetensors":
         formats.check_safetensors(path)
@@ -110,38 +120,67 @@ def _read(path: Path) -> Any:
 
 
 def _check_torch_zip(path: Path) -> None:
-    members = archive.checked_members(path, CheckpointError)
-    names = {member.filename for member in members}
-    pickled = [
-        member for member in members if member.filename.count("/") <= 1 and _base(member) == "data.pkl"
-    ]
-    if any(_base(member) == "constants.pkl" for member in members):
+    members = {m.filename: m for m in archive.checked_members(path, CheckpointError)}
+    pickled = [name for name in members if name.count("/") <= 1 and _base(name) == "data.pkl"]
+    if any(_base(name).lower() == "constants.pkl" for name in members):
         raise formats.unsupported(
             "a TorchScript archive", "Save torch.jit.load(path).state_dict() with torch.save instead"
         )
     if len(pickled) != 1:
-        raise formats.unsupported(*formats.describe_zip(names))
+        raise formats.unsupported(*formats.describe_zip(set(members)))
+    if len({name.lower() for name in members}) != len(members):
+        # torch's reader does not tell upper from lower case: it might read another member than we do.
+        raise formats.unsupported("a zip with names that differ in upper and lower case alone", formats.SAVE)
+    declared = Declared()
     with zipfile.ZipFile(path) as file:
         try:
-            with file.open(pickled[0]) as stream:
-                pickles.refuse_unsafe(pickles.scan(stream))
+            with file.open(members[pickled[0]]) as stream:
+                pickles.refuse_unsafe(pickles.scan(stream, declared))
         except archive.READ_ERRORS as reason:
             raise _damaged(reason) from reason
+    folder = pickled[0].removesuffix("data.pkl")
+    for key, storage in declared.storages.items():
+        member = members.get(f"{folder}data/{key}")
+        if member is None or member.file_size != storage.bytes:
+            raise _damaged(f"the data of storage {shown(key)} are not there, or have another size")
+    _check_amplification(declared, path.stat().st_size)
 
 
 def _check_legacy(path: Path) -> None:
     """Magic number, protocol, system, the object, the storage keys: five pickles, then raw memory."""
+    declared = Declared()
     with path.open("rb") as stream:
         first = pickles.scan(stream)
         pickles.refuse_unsafe(first)
-        if first.first_integer != _LEGACY_MAGIC:
+        if first.result != _LEGACY_MAGIC:
             raise CheckpointError(
                 "The file is a plain pickle that torch.save did not write. "
                 "Save the weights with torch.save(network.state_dict(), path), or as .safetensors.",
                 code="not_a_state_dict",
             )
         for _ in range(4):
-            pickles.refuse_unsafe(pickles.scan(stream))
+            last = pickles.scan(stream, declared)
+            pickles.refuse_unsafe(last)
+        begin = stream.tell()
+    size, keys = path.stat().st_size, last.result
+    # torch makes room for every storage that the object names, and fills those that the keys name.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise _damaged("it has no list of storages")
+    if sorted(keys) != sorted(declared.storages):
+        raise _damaged("its list of storages does not match its tensors")
+    if begin + declared.storage_bytes + _LEGACY_COUNT_BYTES * len(keys) > size:
+        raise _damaged("it has fewer bytes than its tensors")
+    _check_amplification(declared, size)
+
+
+def _check_amplification(declared: Declared, size: int) -> None:
+    """A stride of zero, or a thousand views of one storage, makes gigabytes out of a small file."""
+    if declared.tensor_bytes > _MAX_AMPLIFICATION * max(size, declared.storage_bytes) + 2**20:
+        raise CheckpointError(
+            f"The file's tensors would take {declared.tensor_bytes:,} bytes, made from a file of {size:,}. "
+            "It was not expanded.",
+            code="archive_bomb",
+        )
 
 
 def _find_state_dict(raw: Any, depth: int = 0) -> dict[str, Tensor]:
@@ -155,7 +194,8 @@ def _find_state_dict(raw: Any, depth: int = 0) -> dict[str, Tensor]:
             if isinstance(raw.get(key), Mapping) and raw[key]:
                 return _find_state_dict(raw[key], depth + 1)
     if isinstance(raw, Mapping):
-        what = "keys " + ", ".join(map(repr, list(raw)[:5])) if raw else "an empty dictionary"
+        keys = [repr(shown(key) if isinstance(key, str) else type(key).__name__) for key in list(raw)[:5]]
+        what = "keys " + ", ".join(keys) if raw else "an empty dictionary"
     else:
         what = f"an object of type {type(raw).__name__}"
     raise CheckpointError(
@@ -163,6 +203,17 @@ def _find_state_dict(raw: Any, depth: int = 0) -> dict[str, Tensor]:
         "Save the weights with torch.save(network.state_dict(), path).",
         code="not_a_state_dict",
     )
+
+
+def _check_names(state: dict[str, Tensor]) -> None:
+    formats.check_count(len(state))
+    for key in state:
+        if not is_plain(key, _MAX_NAME):
+            raise CheckpointError(
+                f"The name {shown(key)!r} is no parameter's: it is empty, or has control characters or more "
+                f"than {_MAX_NAME}. The file is damaged or holds something else.",
+                code="not_a_state_dict",
+            )
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -194,22 +245,6 @@ def _wrong_kind(key: str, kind: str) -> CheckpointError:
     )
 
 
-def _check_amplification(state: dict[str, Tensor], size: int) -> None:
-    """A stride of zero, or a thousand views of one storage, makes gigabytes out of a small file."""
-    seen = sum(value.numel() * value.element_size() for value in state.values())
-    if seen > _MAX_AMPLIFICATION * size + 2**20 and seen > _MAX_AMPLIFICATION * _storage_bytes(state):
-        raise CheckpointError(
-            f"The file's tensors would take {seen:,} bytes, made from a file of {size:,}. "
-            "It was not expanded.",
-            code="archive_bomb",
-        )
-
-
-def _storage_bytes(state: dict[str, Tensor]) -> int:
-    storages = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in state.values()}
-    return sum(storages.values())
-
-
 def _owned(value: Tensor) -> Tensor:
     value = value.detach()
     if value.dtype in _WIDENED:
@@ -233,12 +268,12 @@ def _is_finite(value: Tensor) -> bool:
     return not value.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(value))).all())
 
 
-def _base(member: zipfile.ZipInfo) -> str:
-    return member.filename.rpartition("/")[2]
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
-def _damaged(reason: BaseException) -> CheckpointError:
-    text = str(reason).splitlines()[0][:200] if str(reason) else type(reason).__name__
+def _damaged(reason: BaseException | str) -> CheckpointError:
+    text = shown(str(reason).partition("\n")[0], 200) or type(reason).__name__
     return CheckpointError(
         f"The file is damaged or was cut off ({text}). Upload it again.", code="truncated_file"
     )

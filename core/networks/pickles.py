@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import pickletools
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from core.errors import CheckpointError
+from core.networks.declared import ITEM_BYTES, Declared, Machine
+from core.networks.foreign import shown
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
+MAX_OPCODES = 1_000_000  # 35 a tensor; one byte may make an object of two hundred
 _SAVE_HINT = 'torch.save(network.state_dict(), "network.pt"), or save it as .safetensors'
 
 # What torch.save(state_dict) writes, and nothing more.
@@ -39,7 +42,7 @@ _UNSUPPORTED = (
     *("_rebuild_qtensor", "_rebuild_sparse", "_rebuild_meta", "_rebuild_tensor_v3"),
     *("Complex", "QInt", "QUInt", "complex", "qint", "quint", "float8", "float4"),
 )
-_NEVER_WRITTEN = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_NEVER_WRITTEN = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 _STRINGS = {
     "BINUNICODE",
     "SHORT_BINUNICODE",
@@ -65,11 +68,7 @@ class _Bounded:
 
     def read(self, n: int = -1) -> bytes:
         if n < 0 or n > self.left:
-            raise CheckpointError(
-                f"The pickle in the file is larger than {MAX_PICKLE_BYTES:,} bytes without its tensors. "
-                f"Save the weights alone: {_SAVE_HINT}.",
-                code="archive_bomb",
-            )
+            raise _too_large(f"{MAX_PICKLE_BYTES:,} bytes")
         self.left -= n
         return self.source.read(n)
 
@@ -81,23 +80,40 @@ class _Bounded:
 
 @dataclass(slots=True)
 class Scan:
-    """What one pickle asks for: `globals` as "module name", opcodes, the protocol."""
+    """What one pickle asks for: `globals` as "module name", each once; opcodes, the protocol.
 
-    globals: list[str] = field(default_factory=list)
+    `result` is what it would make, as `core.networks.declared` sees it, unless `refusal` says why it
+    would make nothing that may be loaded.
+    """
+
+    globals: dict[str, None] = field(default_factory=dict)
     opcodes: set[str] = field(default_factory=set)
     protocol: int = 0
-    first_integer: int | None = None
+    result: Any = None
+    refusal: CheckpointError | None = None
 
 
-def scan(source: Readable) -> Scan:
-    """Decodes one pickle from `source`. Raises CheckpointError(truncated_file) where it ends too early."""
+def scan(source: Readable, declared: Declared | None = None) -> Scan:
+    """Decodes one pickle from `source`; what it declares is added to `declared`.
+
+    Raises CheckpointError (truncated_file where it ends too early, archive_bomb).
+    """
     found = Scan()
+    machine = Machine(declared or Declared())
     strings: list[str] = []  # operands that STACK_GLOBAL may name, in order
     memo: dict[int, str] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(_Bounded(source)):  # type: ignore[arg-type]
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(source))):  # type: ignore[arg-type]
             name = opcode.name
             found.opcodes.add(name)
+            if count > MAX_OPCODES:
+                raise _too_large(f"{MAX_OPCODES:,} instructions")
+            if found.refusal is None:
+                try:
+                    machine.step(name, argument)
+                except CheckpointError as refusal:
+                    # Said after what it names, which tells more.
+                    found.refusal = refusal
             if name == "PROTO":
                 found.protocol = int(argument or 0)
             elif name in _STRINGS:
@@ -107,11 +123,9 @@ def scan(source: Readable) -> Scan:
             elif name in ("BINGET", "LONG_BINGET", "GET"):
                 strings.append(memo.get(int(argument or 0), "?"))
             elif name in ("GLOBAL", "INST"):
-                found.globals.append(str(argument))
+                found.globals[str(argument)] = None
             elif name == "STACK_GLOBAL":
-                found.globals.append(" ".join(["?", "?", *strings][-2:]))
-            elif name in ("LONG1", "LONG") and found.first_integer is None:
-                found.first_integer = int(argument or 0)
+                found.globals[" ".join(["?", "?", *strings][-2:])] = None
             del strings[:-2]
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError) as reason:
         if found.globals:
@@ -121,6 +135,7 @@ def scan(source: Readable) -> Scan:
             "Upload it again.",
             code="truncated_file",
         ) from reason
+    found.result = machine.result
     return found
 
 
@@ -142,10 +157,20 @@ def refuse_unsafe(found: Scan) -> None:
             f"Save it with torch's default protocol: {_SAVE_HINT}.",
             code="unsupported_format",
         )
+    if found.refusal is not None:
+        raise found.refusal
+
+
+def _too_large(limit: str) -> CheckpointError:
+    return CheckpointError(
+        f"The pickle in the file is larger than {limit}, its tensors aside. "
+        f"Save the weights alone: {_SAVE_HINT}.",
+        code="archive_bomb",
+    )
 
 
 def _refusal(foreign: list[str]) -> CheckpointError:
-    names = [name.replace(" ", ".") for name in foreign]
+    names = [shown(name.replace(" ", ".")) for name in foreign]
     for name in names:
         if any(part in name for part in _UNSUPPORTED) and name.startswith("torch."):
             return CheckpointError(
@@ -175,7 +200,7 @@ def _is_allowed(name: str) -> bool:
         return True
     if any(part in attribute for part in _UNSUPPORTED):
         return False
-    storage = module in ("torch", "torch.storage") and attribute.endswith("Storage")
+    storage = module in ("torch", "torch.storage") and attribute in ITEM_BYTES
     return storage or (module == "torch" and attribute in _DTYPES)
 
 
