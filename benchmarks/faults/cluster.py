@@ -107,7 +107,7 @@ class Cluster:
         self.control = self._zsq("control", ["worker", "control"])
         for index in range(self.shape.workers):
             name = f"worker{index}"
-            command = ["worker", "device", "--hostname", f"{name}@%h"]
+            command = ["worker", "cpu", "--hostname", f"{name}@%h"]
             self.workers.append(self._zsq(name, command))
         for process in self.processes:
             if not process.running:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import aiohttp
+from typing import Literal
 
 from faults import work
 from faults.callers import Caller
 from faults.cluster import Cluster
+from faults.wire import Wire, WireError
 
 JOB_SECONDS = 900.0
 # The API itself asks for this in `Retry-After`.
@@ -127,64 +124,54 @@ def _training_seconds(caller: Caller, id: str) -> float:
 
 async def _beside(cluster: Cluster, id: str, found: Load) -> None:
     """Everybody follows the job until it has ended."""
-    async with _session(cluster, found.pollers + found.streams) as session:
-        began = time.perf_counter()
-        polls = [_poll(session, id, found.polite, number / found.pollers) for number in range(found.pollers)]
-        follows = [_follow(session, id, found) for _ in range(found.streams)]
-        await asyncio.gather(*polls, *follows)
-        found.polite.seconds += time.perf_counter() - began
+    url, began = cluster.urls[0], time.perf_counter()
+    polls = [_poll(url, id, found.polite, number / found.pollers) for number in range(found.pollers)]
+    follows = [_follow(url, id, found) for _ in range(found.streams)]
+    await asyncio.gather(*polls, *follows)
+    found.polite.seconds += time.perf_counter() - began
 
 
-async def _poll(session: aiohttp.ClientSession, id: str, answers: Answers, begin: float) -> None:
+async def _poll(url: str, id: str, answers: Answers, begin: float) -> None:
     """Begins within the first interval at a time of its own, as strangers to each other do."""
+    wire = Wire(url)
     await asyncio.sleep(begin * POLITE_SECONDS)
-    while await _ask(session, id, answers) in ("queued", "running"):
+    while await _ask(wire, id, answers) in ("queued", "running"):
         await asyncio.sleep(POLITE_SECONDS)
+    wire.close()
 
 
-async def _ask(session: aiohttp.ClientSession, id: str, answers: Answers) -> str:
+async def _ask(wire: Wire, id: str, answers: Answers) -> str:
     begin = time.perf_counter()
     try:
-        async with session.get(f"/v1/jobs/{id}") as response:
-            job: dict[str, Any] = await response.json()
-            response.raise_for_status()
-    except (aiohttp.ClientError, TimeoutError):
+        job = await wire.json(f"/v1/jobs/{id}")
+    except WireError:
         answers.errors += 1
         return "running"
     answers.milliseconds.append(1e3 * (time.perf_counter() - begin))
     return str(job["status"])
 
 
-async def _follow(session: aiohttp.ClientSession, id: str, found: Load) -> None:
+async def _follow(url: str, id: str, found: Load) -> None:
     """Reads the stream to its end, which comes with the job's."""
-    last = ""
-    headers = {"Accept": "text/event-stream"}
-    async with session.get(f"/v1/jobs/{id}/events", headers=headers) as response:
-        response.raise_for_status()
-        async for line in response.content:
-            if line.startswith(b"event:"):
-                found.events += 1
-            if line.startswith(b"data:"):
-                last = line.decode()
-    found.unfinished_streams += "succeeded" not in last
+    last = b""
+    try:
+        async for line in Wire(url).events(f"/v1/jobs/{id}/events"):
+            found.events += line.startswith(b"event:")
+            last = line if line.startswith(b"data:") else last
+    except WireError:
+        found.broken.append("a stream was not answered")
+    found.unfinished_streams += b"succeeded" not in last
 
 
 async def _hurried(cluster: Cluster, id: str, found: Load, seconds: float) -> None:
     """The same clients asking again as soon as they are answered, beside no job."""
-    async with _session(cluster, found.pollers) as session:
-        began = time.perf_counter()
+    began = time.perf_counter()
 
-        async def hurry() -> None:
-            while time.perf_counter() - began < seconds:
-                await _ask(session, id, found.hurried)
+    async def hurry() -> None:
+        wire = Wire(cluster.urls[0])
+        while time.perf_counter() - began < seconds:
+            await _ask(wire, id, found.hurried)
+        wire.close()
 
-        await asyncio.gather(*(hurry() for _ in range(found.pollers)))
-        found.hurried.seconds = time.perf_counter() - began
-
-
-@asynccontextmanager
-async def _session(cluster: Cluster, connections: int) -> AsyncIterator[aiohttp.ClientSession]:
-    connector = aiohttp.TCPConnector(limit=connections)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-    async with aiohttp.ClientSession(cluster.urls[0], connector=connector, timeout=timeout) as session:
-        yield session
+    await asyncio.gather(*(hurry() for _ in range(found.pollers)))
+    found.hurried.seconds = time.perf_counter() - began
