@@ -1,4 +1,4 @@
-"""GET over one kept connection, with so little work that hundreds of clients leave the cores to the server."""
+"""GET over one kept connection, with so little work that hundreds of clients leave the server its cores."""
 
 from __future__ import annotations
 
