@@ -13,7 +13,7 @@ import psutil
 from faults import claims, work
 from faults.callers import Caller
 from faults.cluster import Cluster
-from faults.process import wait_for
+from faults.process import Process, wait_for
 from faults.records import Event
 
 PHASES = ("validating", "queued", "synthesizing", "training", "evaluating", "exporting", "publishing")
@@ -100,21 +100,25 @@ class Matrix:
             for id in (job, *others):
                 self._caller.wait(id, END_SECONDS)
             raise
-        broken = []
+        restart()
         try:
-            restart()
             ended = [self._caller.wait(id, END_SECONDS) for id in (job, *others)]
         except TimeoutError as error:
-            return Hit("stuck", None, 0, END_SECONDS, [str(error), self._cluster.logs()])
+            print(self._cluster.logs(), flush=True)
+            return Hit("stuck", None, 0, END_SECONDS, [str(error)])
         seconds = (datetime.now(UTC) - killed_at).total_seconds()
-        if not self._was_hit(target, phase, killed_at, job):
+        broken = self._broken(job, others)
+        if not broken and not self._was_hit(target, phase, killed_at, job):
             raise Missed
-        for id in (job, *others):
-            broken += claims.broken_by(self._records, id)
-        broken += claims.files_are_whole(self._caller, self._records, job)
-        broken += claims.no_process_is_left(self._cluster)
         code = (ended[0]["error"] or {}).get("code")
         return Hit(ended[0]["status"], code, ended[0]["attempt"], seconds, broken)
+
+    def _broken(self, job: str, others: Sequence[str]) -> list[str]:
+        return [
+            *(broken for id in (job, *others) for broken in claims.broken_by(self._records, id)),
+            *claims.files_are_whole(self._caller, self._records, job),
+            *claims.no_process_is_left(self._cluster),
+        ]
 
     # --- jobs that pass through the phase slowly
 
@@ -148,52 +152,48 @@ class Matrix:
     # --- the moment
 
     def _await(self, job: str, phase: str) -> None:
-        if phase == "validating":
-            looks: Callable[[], object] = self._cluster.control.children
-        elif phase == "queued":
-            looks = lambda: self._records.job(job).status == "queued"  # noqa: E731
-        else:
-            looks = lambda: self._passing(job, phase)  # noqa: E731
         try:
-            wait_for(looks, SIGHT_SECONDS, f"{job} is {phase}", every=0.001)
+            wait_for(lambda: self._seen(job, phase), SIGHT_SECONDS, f"{job} is {phase}", every=0.001)
         except TimeoutError as error:
             raise Missed from error
 
-    def _passing(self, job: str, phase: str) -> bool:
+    def _seen(self, job: str, phase: str) -> bool:
+        if phase == "validating":
+            return bool(self._cluster.control.children())
         row = self._records.job(job)
         if row.status not in ("queued", "running"):
             raise Missed
-        return bool(row.phase == phase)
+        return bool(phase == (row.status if phase == "queued" else row.phase))
 
     def _kill(self, target: str, job: str, phase: str) -> tuple[datetime, Callable[[], None]]:
         """When it was dead, and how to bring back what does not come back by itself."""
         cluster = self._cluster
-        if target == "child":
-            worker = (
-                cluster.control if phase == "validating" else cluster.worker_of(self._records.job(job).worker)
-            )
-            children = worker.children() if worker is not None else []
-            if not children:
-                raise Missed
-            for child in children:
-                child.kill()
-            psutil.wait_procs(children, timeout=10)
-            return datetime.now(UTC), lambda: None
         if target == "PostgreSQL":
             assert cluster.postgres is not None
             cluster.postgres.kill()
             return datetime.now(UTC), cluster.postgres.start
-        process = {"API": cluster.apis[0], "Valkey": cluster.broker}.get(target)
-        if target == "worker":
-            process = (
-                cluster.control if phase == "validating" else cluster.worker_of(self._records.job(job).worker)
-            )
-            if phase == "queued":
-                process = cluster.workers[0]
-        if process is None:
-            raise Missed
+        if target == "child":
+            children = self._worker_at(job, phase).children()
+            for child in children:
+                child.kill()
+            if not children or psutil.wait_procs(children, timeout=10)[1]:
+                raise Missed
+            return datetime.now(UTC), lambda: None
+        named = {"API": cluster.apis[0], "Valkey": cluster.broker}
+        process = named[target] if target in named else self._worker_at(job, phase)
         process.kill()
         return datetime.now(UTC), process.start
+
+    def _worker_at(self, job: str, phase: str) -> Process:
+        """Who works on it; of a queued job, one of those who are busy with the jobs ahead. Raises Missed."""
+        if phase == "validating":
+            return self._cluster.control
+        if phase == "queued":
+            return self._cluster.workers[0]
+        worker = self._cluster.worker_of(self._records.job(job).worker)
+        if worker is None:
+            raise Missed
+        return worker
 
     def _was_hit(self, target: str, phase: str, killed_at: datetime, job: str) -> bool:
         if phase == "validating":
