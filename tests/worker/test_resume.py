@@ -10,6 +10,7 @@ import pytest
 
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
+from tests.store.blob_stores import damage
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
 from worker.resume import Keeper
@@ -63,6 +64,15 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_save_before(world:
 def test_what_cannot_be_found_any_more_means_to_start_anew(world: World) -> None:
     job_id = world.job()
     world.alter(job_id, resume_sha256="ab" * 32)
+    run(world, "say_where_it_began")
+    job = world.look(job_id)
+    assert (job.status, job.report) == ("succeeded", {"resumed": 0})
+
+
+def test_what_has_been_damaged_means_to_start_anew_too(world: World) -> None:
+    job_id, kept = world.job(), world.blob(b"8")
+    world.alter(job_id, resume_sha256=kept)
+    damage(world.services.blobs, kept)
     run(world, "say_where_it_began")
     job = world.look(job_id)
     assert (job.status, job.report) == ("succeeded", {"resumed": 0})

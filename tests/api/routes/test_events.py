@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
 from api.services.events import stream
@@ -166,6 +167,7 @@ def test_many_streams_cost_one_query_and_none_when_they_are_closed(
     coming = [parsed(client.__enter__().iter_lines()) for client in clients]
     for each in coming:
         assert next(each).data["status"] == "queued"
+    assert REGISTRY.get_sample_value("zsq_event_streams") == len(clients)
     settled = len(polls) + 1  # the streams have read their first events
     until(lambda: len(polls) >= settled + 4)
     own = polls[settled : settled + 4]
@@ -176,6 +178,7 @@ def test_many_streams_cost_one_query_and_none_when_they_are_closed(
         client.__exit__(None, None, None)
     until(lambda: not served.hub._watches)
     assert not served.hub._wanted.is_set()
+    until(lambda: REGISTRY.get_sample_value("zsq_event_streams") == 0)
 
 
 def test_what_is_not_there_or_anothers_is_404(served: Served) -> None:
