@@ -2,14 +2,23 @@
 
     ApiError                     the request itself, before core or store have a say
     ├── Invalid                  422, with every fault located in `errors`
+    ├── IdempotencyKeyReused     422  the key belongs to another request
+    ├── Unauthorized             401  no key, or none that is good; never which
+    ├── Forbidden                403  a foreign page or name, not a foreign owner: that is 404
     ├── NotFound                 404
+    ├── Expired                  410  a resumable upload that was not gone on with in time
     ├── NotReady                 409  the job has not produced this (yet)
+    ├── OffsetMismatch           409  a resumable upload goes on elsewhere
     ├── MalformedRequest         400
+    ├── UnsupportedTusVersion    412
+    ├── ChecksumMismatch         460  tus's own: the bytes are not those that were announced
     ├── PayloadTooLarge          413
+    │   └── QuotaExceeded        413  with what is used and what is allowed
+    ├── TooMany                  429, with Retry-After
     ├── UnsupportedMediaType     415
     └── RangeNotSatisfiable      416
 
-All answers are `application/problem+json` (RFC 9457): type, title, status, detail, code.
+All answers are `application/problem+json` (RFC 9457): type, title, status, detail, code, request_id.
 """
 
 from __future__ import annotations
@@ -29,6 +38,7 @@ from starlette.routing import Match
 
 from core import errors as core
 from store import errors as store
+from store.logging import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +54,10 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457. `code` is stable and for programs, `detail` is for people."""
+    """RFC 9457. `code` is stable and for programs, `detail` is for people.
+
+    `request_id` is the answer's `X-Request-ID`; the server's log lines of this request carry it too.
+    """
 
     type: str
     title: str
@@ -52,6 +65,7 @@ class Problem(BaseModel):
     detail: str
     code: str
     errors: list[FieldError] | None = None
+    request_id: str | None = None
 
 
 class ApiError(Exception):
@@ -64,12 +78,14 @@ class ApiError(Exception):
         code: str | None = None,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        **extensions: Any,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
         self.errors = list(errors)
         self.headers = headers
+        self.extensions = extensions
 
 
 class Invalid(ApiError):
@@ -91,12 +107,45 @@ class Invalid(ApiError):
         return cls(f"{where}{first.detail}{more}", code=own, errors=errors)
 
 
+class Unauthorized(ApiError):
+    """One text for keys that are missing, malformed, unknown, expired and revoked: nothing can be guessed."""
+
+    code = "unauthorized"
+
+    def __init__(self, detail: str = "This needs a valid API key, as `Authorization: Bearer <key>`.") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    code = "forbidden"
+
+
 class NotFound(ApiError):
     code = "not_found"
 
 
+class IdempotencyKeyReused(ApiError):
+    code = "idempotency_key_reused"
+
+
+class Expired(ApiError):
+    code = "upload_expired"
+
+
 class NotReady(ApiError):
     code = "not_ready"
+
+
+class OffsetMismatch(ApiError):
+    code = "offset_mismatch"
+
+
+class UnsupportedTusVersion(ApiError):
+    code = "unsupported_tus_version"
+
+
+class ChecksumMismatch(ApiError):
+    code = "checksum_mismatch"
 
 
 class MalformedRequest(ApiError):
@@ -105,6 +154,26 @@ class MalformedRequest(ApiError):
 
 class PayloadTooLarge(ApiError):
     code = "payload_too_large"
+
+
+class QuotaExceeded(PayloadTooLarge):
+    code = "quota_exceeded"
+
+
+class TooMany(ApiError):
+    """`retry_after` is in seconds."""
+
+    code = "too_many"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, code=code, headers={**(headers or {}), "Retry-After": str(retry_after)})
 
 
 class UnsupportedMediaType(ApiError):
@@ -118,14 +187,26 @@ class RangeNotSatisfiable(ApiError):
 # A single fault of these kinds names the whole answer.
 OWN_CODES = frozenset({"unknown_architecture", "empty_file"})
 
+# Not among HTTP's own statuses, so that it has no phrase there.
+_PHRASES = {460: "Checksum Mismatch"}
+
 # The nearest class in an error's family decides.
-STATUS: Mapping[type[Exception], HTTPStatus] = {
+STATUS: Mapping[type[Exception], int] = {
     ApiError: HTTPStatus.BAD_REQUEST,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
+    Expired: HTTPStatus.GONE,
     NotReady: HTTPStatus.CONFLICT,
+    OffsetMismatch: HTTPStatus.CONFLICT,
+    UnsupportedTusVersion: HTTPStatus.PRECONDITION_FAILED,
+    ChecksumMismatch: 460,
     MalformedRequest: HTTPStatus.BAD_REQUEST,
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    QuotaExceeded: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     core.ZsqError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -141,10 +222,13 @@ STATUS: Mapping[type[Exception], HTTPStatus] = {
     core.Stopped: HTTPStatus.CONFLICT,
     core.Canceled: HTTPStatus.CONFLICT,
     core.DeadlineExceeded: HTTPStatus.CONFLICT,
+    core.HandedBack: HTTPStatus.CONFLICT,
     store.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.InUse: HTTPStatus.CONFLICT,
     store.AlreadyEnded: HTTPStatus.CONFLICT,
+    store.JobUnfinished: HTTPStatus.CONFLICT,
     store.BlobMissing: HTTPStatus.INTERNAL_SERVER_ERROR,
+    store.BlobCorrupt: HTTPStatus.INTERNAL_SERVER_ERROR,
     store.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -159,7 +243,11 @@ _CODES = {
 }
 
 
-def status_of(error: Exception) -> HTTPStatus:
+def phrase_of(status: int) -> str:
+    return _PHRASES[status] if status in _PHRASES else HTTPStatus(status).phrase
+
+
+def status_of(error: Exception) -> int:
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
@@ -167,7 +255,7 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def problem(
-    status: HTTPStatus,
+    status: int,
     code: str,
     detail: str,
     *,
@@ -183,6 +271,7 @@ def problem(
         detail=detail,
         code=code,
         errors=list(errors) or None,
+        request_id=current_request_id(),
     )
     content = body.model_dump(exclude_none=True) | extensions
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
@@ -198,9 +287,25 @@ def _field_error(found: Mapping[str, Any]) -> FieldError:
     return FieldError(field=".".join(location), code=found["type"], detail=detail)
 
 
+def answer(error: ApiError | store.StoreError) -> Response:
+    """For what stands before the application's own handlers."""
+    if isinstance(error, ApiError):
+        return problem(
+            status_of(error),
+            error.code,
+            error.detail,
+            errors=error.errors,
+            headers=error.headers,
+            **error.extensions,
+        )
+    status = status_of(error)
+    later = {"Retry-After": "2"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem(status, error.code, error.detail, headers=later)
+
+
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return problem(status_of(error), error.code, error.detail, errors=error.errors, headers=error.headers)
+    return answer(error)
 
 
 async def _on_core_error(request: Request, error: Exception) -> Response:
@@ -211,9 +316,7 @@ async def _on_core_error(request: Request, error: Exception) -> Response:
 
 async def _on_store_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, store.StoreError)
-    status = status_of(error)
-    later = {"Retry-After": "2"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(status, error.code, error.detail, headers=later)
+    return answer(error)
 
 
 async def _on_request_validation(request: Request, error: Exception) -> Response:
@@ -257,11 +360,15 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
-async def _on_anything_else(request: Request, error: Exception) -> Response:
-    # Starlette logs the traceback; the caller learns nothing of the inside.
+def unforeseen() -> Response:
+    """The server logs the traceback; the caller learns nothing of the inside."""
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here. It has been logged."
     )
+
+
+async def _on_anything_else(request: Request, error: Exception) -> Response:
+    return unforeseen()
 
 
 def install(app: FastAPI) -> None:

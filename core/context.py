@@ -1,4 +1,4 @@
-"""What a run is told about the world around it: device, seed, progress, cancel, deadline, scratch."""
+"""What a run is told about the world around it: device, seed, progress, stops, scratch, what was saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from core.errors import Canceled, DeadlineExceeded
+from core.errors import Canceled, DeadlineExceeded, HandedBack
 
 # The share of a job's time that each phase usually takes; only the progress bar depends on it.
 # "baseline" is the round-to-nearest network that the method's result is compared with.
@@ -61,6 +61,10 @@ class RunContext:
     `emit` receives news at most once every `interval` seconds, and at every change of phase.
     `canceled` is asked at every step. `deadline` is on the clock of `time.monotonic`;
     `deadline_field` names the user's option that set it, None when it is the server's own.
+
+    `resume_from` is a file that an earlier attempt at the same run handed to its `keep`. `keep` takes a
+    finished file under `scratch`, of another name each time, and whoever receives it deletes it; without
+    it nothing is saved. `hand_back` says that the machine is wanted back: save and end.
     """
 
     scratch: Path
@@ -70,12 +74,17 @@ class RunContext:
     canceled: Callable[[], bool] = lambda: False
     deadline: float | None = None
     deadline_field: str | None = "limits.seconds"
+    resume_from: Path | None = None
+    keep: Callable[[Path], None] | None = None
+    hand_back: Callable[[], bool] = lambda: False
     interval: float = 0.5
     timings: dict[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: PHASE_WEIGHTS)
     _depth: int = field(default=0, init=False)
     _phase: str = field(default="loading", init=False)
     _phase_began: float = field(default=0.0, init=False)
+    _phase_share: float = field(default=0.0, init=False)
+    _saving: bool = field(default=False, init=False)
     _done: float = field(default=0.0, init=False)
     _furthest: float = field(default=0.0, init=False)
     _last_emit: float = field(default=0.0, init=False)
@@ -87,17 +96,18 @@ class RunContext:
         return torch.Generator().manual_seed(self.seed)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str, step: int = 0, steps: int = 0) -> Iterator[None]:
         """Names the phase, times it into `timings[name]` (seconds, summed over repeats).
 
-        A phase inside another is part of it, and not told apart.
+        `step` of `steps` were done by an earlier attempt. A phase inside another is part of it, and not
+        told apart.
         """
         self.check()
         if self._depth:
             yield
             return
-        self._phase, self._phase_began = name, time.monotonic()
-        self._send(Progress(name, self._fraction(0.0)), force=True)
+        self._phase, self._phase_began, self._phase_share = name, time.monotonic(), _share(step, steps)
+        self._send(Progress(name, self._fraction(self._phase_share), step, steps), force=True)
         self._depth += 1
         try:
             yield
@@ -110,15 +120,15 @@ class RunContext:
     def step(self, step: int, steps: int, metrics: Mapping[str, float] | None = None) -> None:
         """Reports that `step` of `steps` is done, and stops the run if it was told to stop."""
         self.check()
-        share = min(1.0, step / steps) if steps else 0.0
-        elapsed = time.monotonic() - self._phase_began
+        share = _share(step, steps)
+        elapsed, here = time.monotonic() - self._phase_began, share - self._phase_share
         self._send(
             Progress(
                 phase=self._phase,
                 fraction=self._fraction(share),
                 step=step,
                 steps=steps,
-                eta_seconds=elapsed * (1 - share) / share if share > 0 else None,
+                eta_seconds=elapsed * (1 - share) / here if here > 0 else None,
                 metrics=dict(metrics or {}),
             )
         )
@@ -129,8 +139,17 @@ class RunContext:
         self._furthest = min(1.0, max(self._furthest, now))
         return self._furthest
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Inside, save points (`core.methods.save_point`) heed `hand_back` in place of `check`."""
+        self._saving = self.keep is not None
+        try:
+            yield
+        finally:
+            self._saving = False
+
     def check(self) -> None:
-        """Raises `Canceled` or `DeadlineExceeded` when the run must stop."""
+        """Raises `Canceled`, `DeadlineExceeded` or `HandedBack` when the run must stop."""
         if self.canceled():
             raise Canceled("The job was canceled.")
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -139,9 +158,15 @@ class RunContext:
                 f"The job ran past {what}. Raise the limit, or give the method a smaller budget.",
                 field=self.deadline_field,
             )
+        if not self._saving and self.hand_back():
+            raise HandedBack("The worker was told to end; the job goes on in another one.")
 
     def _send(self, progress: Progress, *, force: bool = False) -> None:
         now = time.monotonic()
         if force or now - self._last_emit >= self.interval:
             self._last_emit = now
             self.emit(progress)
+
+
+def _share(step: int, steps: int) -> float:
+    return min(1.0, step / steps) if steps else 0.0

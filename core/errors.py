@@ -12,7 +12,8 @@
     │   └── ExportError          the exporter or ONNX Runtime refused what we wrote
     └── Stopped                  the run was told to stop
         ├── Canceled             by its owner
-        └── DeadlineExceeded     by `limits.seconds`
+        ├── DeadlineExceeded     by `limits.seconds`
+        └── HandedBack           by a worker that shuts down; another one goes on with it
 
 `code` is stable and machine-readable (snake_case); `detail` is a sentence for people that says what
 is wrong and what to do; `field` names the offending input where there is one. HTTP status codes
@@ -95,6 +96,10 @@ class Canceled(Stopped):
 
 class DeadlineExceeded(Stopped):
     default_code = "deadline_exceeded"
+
+
+class HandedBack(Stopped):
+    default_code = "handed_back"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /tmp/
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home zsq && install -d -o zsq -g zsq /var/lib/zsq
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    ZSQ_DATA_DIR=/var/lib/zsq
+    ZSQ_DATA_DIR=/var/lib/zsq ZSQ_HOST=0.0.0.0 ZSQ_PORT=8000
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY api api
@@ -19,4 +19,4 @@ VOLUME /var/lib/zsq
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["uvicorn", "--factory", "api.app:create_app", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "api"]

@@ -15,7 +15,7 @@ RUN set -e; pip="/opt/venv/bin/pip install --no-cache-dir --no-deps"; \
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home zsq && install -d -o zsq -g zsq /var/lib/zsq
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    ZSQ_DATA_DIR=/var/lib/zsq ZSQ_DEVICE=cpu
+    ZSQ_DATA_DIR=/var/lib/zsq
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY core core
@@ -25,4 +25,4 @@ COPY docker/worker_health.py worker_health.py
 USER zsq
 VOLUME /var/lib/zsq
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s --retries=3 CMD ["python", "worker_health.py"]
-CMD ["python", "-m", "worker", "device"]
+CMD ["python", "-m", "worker", "cpu"]

@@ -8,7 +8,7 @@ RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /tmp/
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home zsq && install -d -o zsq -g zsq /var/lib/zsq
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    ZSQ_DATA_DIR=/var/lib/zsq ZSQ_DEVICE=cuda \
+    ZSQ_DATA_DIR=/var/lib/zsq \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
@@ -19,4 +19,4 @@ COPY docker/worker_health.py worker_health.py
 USER zsq
 VOLUME /var/lib/zsq
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s --retries=3 CMD ["python", "worker_health.py"]
-CMD ["python", "-m", "worker", "device"]
+CMD ["python", "-m", "worker", "gpu"]

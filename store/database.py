@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,20 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
 from sqlalchemy.orm import Session
 
+from store import tracing
+from store.blob_repository import BlobRepository
 from store.errors import Unavailable
+from store.idempotency_repository import IdempotencyRepository
 from store.job_repository import JobRepository
+from store.key_repository import KeyRepository
+from store.locks import Lock, lock
+from store.partial_upload_repository import PartialUploadRepository
 from store.repositories import ArtifactRepository, CheckpointRepository, DatasetRepository
+from store.retention_repository import RetentionRepository
 from store.settings import StoreSettings
+from store.usage_repository import UsageRepository
+from store.watch_repository import WatchRepository
+from store.webhook_repository import WebhookRepository
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +57,8 @@ def make_engine(url: str) -> Engine:
         max_overflow=30,
         json_serializer=_to_json,
         connect_args=connect_args,
+        # Errors are logged, and what is queried for may be a secret.
+        hide_parameters=True,
     )
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -87,7 +98,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (OperationalError, ProgrammingError, InterfaceError, TimeoutError) as error:
-        log.warning("the database failed: %s", error)
+        log.warning("the database failed: %s", getattr(error, "orig", None) or error)
         raise Unavailable("The database cannot be reached, or lacks its tables. Try again soon.") from error
 
 
@@ -100,20 +111,30 @@ class UnitOfWork:
         self.datasets = DatasetRepository(session)
         self.jobs = JobRepository(session)
         self.artifacts = ArtifactRepository(session)
+        self.blobs = BlobRepository(session)
+        self.retention = RetentionRepository(session)
+        self.idempotency = IdempotencyRepository(session)
+        self.partial_uploads = PartialUploadRepository(session)
+        self.watches = WatchRepository(session)
+        self.keys = KeyRepository(session)
+        self.usage = UsageRepository(session)
+        self.webhooks = WebhookRepository(session)
 
-    def lock_blob(self, sha256: str) -> None:
-        """Until the transaction ends, no other one adds or drops references to these bytes.
+    def lock_blob(self, *sha256s: str) -> None:
+        """Until the transaction ends, no other one adds or drops references to these bytes."""
+        self.blobs.lock(*sha256s)
 
-        SQLite needs nothing: its writing transactions exclude each other.
-        """
-        if self._session.get_bind().dialect.name == "postgresql":
-            key = zlib.crc32(sha256.encode())
-            self._session.execute(text("SELECT pg_advisory_xact_lock(2, :key)"), {"key": key - 2**31})
+    def lock_digest(self, owner: str, digest: str) -> None:
+        """Until the transaction ends, no other one looks for the owner's job with this digest."""
+        lock(self._session, Lock.DIGEST, f"{owner}\0{digest}")
+
+    def lock_owner(self, owner: str) -> None:
+        """Until the transaction ends, no other one that asked for this lock adds to what the owner has."""
+        lock(self._session, Lock.OWNER, owner)
 
     def blob_in_use(self, sha256: str) -> bool:
-        """Whether any checkpoint, dataset or artifact still names these bytes."""
-        repositories = (self.checkpoints, self.datasets, self.artifacts)
-        return any(repository.names_blob(sha256) for repository in repositories)
+        """Whether any row still names these bytes."""
+        return sha256 in self.blobs.in_use([sha256])
 
 
 class Database:
@@ -125,7 +146,9 @@ class Database:
 
     @classmethod
     def from_settings(cls, settings: StoreSettings) -> Database:
-        return cls(make_engine(settings.database_url))
+        engine = make_engine(settings.database_url)
+        tracing.instrument_engine(engine)
+        return cls(engine)
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
@@ -142,10 +165,16 @@ class Database:
         ):
             yield UnitOfWork(session)
 
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """For what concerns the database itself, not its rows. Raises Unavailable."""
+        with _reached(), self.engine.connect() as connection:
+            yield connection
+
     def ping(self) -> None:
-        """Raises Unavailable when the database cannot be reached or has no tables yet."""
-        with self.read() as work:
-            work.jobs.get("")
+        """Raises Unavailable when the database cannot be reached. Of its tables, `schema_state` tells."""
+        with self.connect() as connection:
+            connection.execute(text("SELECT 1"))
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -1,7 +1,6 @@
-"""Queries over jobs: claims with a lease and a fence, and every change of status.
+"""Queries over jobs: what their owners and the workers that run them read and write.
 
-Each change is one conditional UPDATE, so it happens once however many try; the event that tells of
-it stands in the same transaction.
+Claims and the sweep stand in `store.job_claims`, the one way that a status changes in `store.job_moves`.
 """
 
 from __future__ import annotations
@@ -11,22 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, select, update
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import defer
 
-from store.errors import AlreadyEnded
-from store.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, JsonObject, utc_now
-from store.transitions import ENDED, sources
+from store.errors import AlreadyEnded, JobUnfinished
+from store.job_claims import JobClaims
+from store.job_moves import ended, held, queued_again
+from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
+from store.transitions import ENDED, STATUSES
 
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The job is the caller's as long as its writes carry `fence` and the lease is kept alive."""
-
-    job: Job
-    fence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +31,14 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepResult:
-    """Ids by what became of them. `requeued` and `stale` are to be sent to the queue."""
+class Kept:
+    """`owned` as of a beat; `replaced` is the sha256 of what the job would have gone on from so far."""
 
-    requeued: list[str]
-    failed: list[str]
-    canceled: list[str]
-    stale: list[str]
-    rejected: list[str]
+    owned: bool
+    replaced: str | None = None
 
 
-class JobRepository:
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
+class JobRepository(JobClaims):
     # --- reading
 
     def get(self, id: str, owner: str | None = None) -> Job | None:
@@ -81,12 +68,32 @@ class JobRepository:
         rows = self._session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)).all()
         return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
 
-    def waiting_for(self, upload_id: str) -> list[str]:
-        """Ids of the queued jobs that use this checkpoint or dataset."""
-        uses = (Job.checkpoint_id == upload_id) | (Job.dataset_id == upload_id)
-        return list(
-            self._session.scalars(select(Job.id).where(uses, Job.status == "queued").order_by(Job.id))
+    def duplicate(self, owner: str, digest: str) -> Job | None:
+        """The owner's newest succeeded job that computed the same, else the newest that will.
+
+        One that is about to be canceled will not. Without its report.
+        """
+        query = (
+            select(Job)
+            .where(
+                Job.owner == owner,
+                Job.digest == digest,
+                Job.status.in_(("queued", "running", "succeeded")),
+                (Job.status == "succeeded") | Job.cancel_requested_at.is_(None),
+            )
+            .options(defer(Job.report, raiseload=True))
+            .order_by((Job.status == "succeeded").desc(), Job.id.desc())
+            .limit(1)
         )
+        return self._session.scalars(query).one_or_none()
+
+    def census(self) -> tuple[dict[str, int], datetime | None]:
+        """How many jobs have each status, and since when the one that waits longest has waited."""
+        counts = self._session.execute(select(Job.status, func.count()).group_by(Job.status))
+        found = {row[0]: row[1] for row in counts}
+        # A queued row changes when it is submitted and when it is queued again, and at no other time.
+        oldest = self._session.scalar(select(func.min(Job.updated_at)).where(Job.status == "queued"))
+        return dict.fromkeys(STATUSES, 0) | found, oldest
 
     def events(self, job_id: str, after_id: int = 0, limit: int = 100) -> Sequence[JobEvent]:
         """Oldest first."""
@@ -107,7 +114,7 @@ class JobRepository:
 
         None when there is no such job. Raises AlreadyEnded.
         """
-        if self._move("canceled", Job.id == id, Job.status == "queued", **_ended()):
+        if self._move("canceled", Job.id == id, Job.status == "queued", **ended()):
             return "canceled"
         asked = update(Job).where(Job.id == id, Job.status == "running", Job.cancel_requested_at.is_(None))
         self._session.execute(asked.values(cancel_requested_at=utc_now(), updated_at=utc_now()))
@@ -116,27 +123,17 @@ class JobRepository:
             raise AlreadyEnded(f"The job has already {status if status != 'canceled' else 'been canceled'}.")
         return status
 
-    # --- the worker's side
+    def delete(self, id: str) -> bool:
+        """With its artifacts, events and deliveries. False when there is none. Raises JobUnfinished."""
+        gone = delete(Job).where(Job.id == id, Job.status.in_(ENDED)).returning(Job.id)
+        if self._session.scalar(gone.execution_options(synchronize_session=False)) is not None:
+            return True
+        status = self._session.scalar(select(Job.status).where(Job.id == id))
+        if status is not None:
+            raise JobUnfinished(f"The job is {status}. Cancel it, or wait until it has ended.")
+        return False
 
-    def claim(self, id: str, worker: str, lease_seconds: float) -> Claim | None:
-        """queued -> running, for one caller only. None when there is nothing to do (yet)."""
-        now = utc_now()
-        claimed = self._move(
-            "running",
-            Job.id == id,
-            Job.cancel_requested_at.is_(None),
-            exists().where(Checkpoint.id == Job.checkpoint_id, Checkpoint.state == "ready"),
-            Job.dataset_id.is_(None) | exists().where(Dataset.id == Job.dataset_id, Dataset.state == "ready"),
-            fence=Job.fence + 1,
-            attempt=Job.attempt + 1,
-            worker=worker,
-            lease_expires_at=now + timedelta(seconds=lease_seconds),
-            started_at=now,
-        )
-        if not claimed:
-            return None
-        job = self._session.get_one(Job, id, populate_existing=True)
-        return Claim(job, job.fence)
+    # --- the worker's side
 
     def heartbeat(
         self,
@@ -144,18 +141,19 @@ class JobRepository:
         fence: int,
         lease_seconds: float,
         *,
+        ran_seconds: float | None = None,
         phase: str | None = None,
         progress: JsonObject | None = None,
         metrics: JsonObject | None = None,
     ) -> Beat:
         """Keeps the lease alive and records news; what is None stays as it was."""
-        before = self._session.execute(select(Job.phase).where(*_held(id, fence))).one_or_none()
+        before = self._session.execute(select(Job.phase).where(*held(id, fence))).one_or_none()
         now = utc_now()
-        news = {"phase": phase, "progress": progress, "metrics": metrics}
+        news = {"ran_seconds": ran_seconds, "phase": phase, "progress": progress, "metrics": metrics}
         values = {key: value for key, value in news.items() if value is not None}
         beat = (
             update(Job)
-            .where(*_held(id, fence))
+            .where(*held(id, fence))
             .values(lease_expires_at=now + timedelta(seconds=lease_seconds), updated_at=now, **values)
             .returning(Job.cancel_requested_at)
             .execution_options(synchronize_session=False)
@@ -169,7 +167,7 @@ class JobRepository:
 
     def succeed(self, id: str, fence: int, report: JsonObject, artifacts: Iterable[Artifact]) -> bool:
         """running -> succeeded, with the artifacts, all or nothing. False for a stale fence."""
-        if not self._move("succeeded", *_held(id, fence), report=report, progress=_DONE, **_ended()):
+        if not self._move("succeeded", *held(id, fence), report=report, progress=_DONE, **ended()):
             return False
         for artifact in artifacts:
             artifact.job_id = id
@@ -178,113 +176,58 @@ class JobRepository:
 
     def fail(self, id: str, fence: int, error: JsonObject) -> bool:
         """running -> failed. False for a stale fence."""
-        return bool(self._move("failed", *_held(id, fence), error=error, **_ended()))
+        return bool(self._move("failed", *held(id, fence), error=error, **ended()))
 
     def cancel_running(self, id: str, fence: int) -> bool:
         """running -> canceled, by the worker that stopped it. False for a stale fence."""
-        return bool(self._move("canceled", *_held(id, fence), **_ended()))
+        return bool(self._move("canceled", *held(id, fence), **ended()))
 
-    def requeue(self, id: str, fence: int) -> bool:
-        """running -> queued: the worker hands the job back. False for a stale fence.
+    def hand_back(self, id: str, fence: int, ran_seconds: float) -> bool:
+        """running -> queued: the worker is told to stop, and this attempt does not count.
 
-        Or -> canceled, when that was asked and the worker had not heard of it: no claim takes such a job.
+        False for a stale fence. Or -> canceled, when that was asked and the worker had not heard of it:
+        no claim takes such a job.
         """
-        if self._move("canceled", *_held(id, fence), Job.cancel_requested_at.is_not(None), **_ended()):
-            return False
-        return bool(self._move("queued", *_held(id, fence), **_queued_again()))
+        again = {**queued_again(), "handbacks": Job.handbacks + 1, "ran_seconds": ran_seconds}
+        return self._queue_again(id, fence, {"handed_back": True}, again)
 
-    # --- the sweep
+    def retry(self, id: str, fence: int, error: JsonObject, delay_seconds: float, ran_seconds: float) -> bool:
+        """running -> queued after a failure that may pass, not to be claimed before `delay_seconds` from now.
 
-    def sweep(self, now: datetime, max_attempts: int, stale_seconds: float = 60.0) -> SweepResult:
-        """Puts right what a dead worker or a lost message left behind.
-
-        Jobs whose lease ran out are canceled if that was asked, failed after `max_attempts`, else
-        queued again. Queued jobs that could run and were last sent `stale_seconds` ago are `stale`.
+        False for a stale fence; -> canceled as in `hand_back`.
         """
-        lost = (Job.status == "running", Job.lease_expires_at < now)
-        canceled = self._move("canceled", *lost, Job.cancel_requested_at.is_not(None), **_ended())
-        exhausted = {
-            "code": "attempts_exhausted",
-            "detail": f"The worker was lost in each of {max_attempts} attempts.",
-            "retryable": True,
-            "field": None,
+        again = {
+            **queued_again(),
+            "enqueued_at": None,
+            "not_before": utc_now() + timedelta(seconds=delay_seconds),
+            "ran_seconds": ran_seconds,
         }
-        failed = self._move("failed", *lost, Job.attempt >= max_attempts, error=exhausted, **_ended())
-        requeued = self._move("queued", *lost, **_queued_again())
-        rejected = self.fail_rejected()
-        sent_again = (
-            update(Job)
-            .where(
-                Job.status == "queued",
-                Job.enqueued_at < now - timedelta(seconds=stale_seconds),
-                exists().where(Checkpoint.id == Job.checkpoint_id, Checkpoint.state == "ready"),
-                Job.dataset_id.is_(None)
-                | exists().where(Dataset.id == Job.dataset_id, Dataset.state == "ready"),
-            )
-            .values(enqueued_at=now, updated_at=Job.updated_at)
-            .returning(Job.id)
-            .execution_options(synchronize_session=False)
-        )
-        stale = sorted(self._session.scalars(sent_again))
-        return SweepResult(requeued, failed, canceled, stale, rejected)
+        return self._queue_again(id, fence, {"error": error}, again)
 
-    def fail_rejected(self) -> list[str]:
-        """Fails the queued jobs whose checkpoint or dataset was rejected; returns their ids."""
-        ids: list[str] = []
-        for table, column, noun in (
-            (Checkpoint, Job.checkpoint_id, "checkpoint"),
-            (Dataset, Job.dataset_id, "dataset"),
-        ):
-            query = select(Job.id, table.error).join(table, column == table.id)
-            for id, why in self._session.execute(
-                query.where(Job.status == "queued", table.state == "rejected")
-            ).all():
-                error = {
-                    "code": f"{noun}_rejected",
-                    "detail": f"The {noun} was rejected: {(why or {}).get('detail', 'no reason recorded')}",
-                    "retryable": False,
-                    "field": f"{noun}_id" if noun == "checkpoint" else "evaluation.dataset_id",
-                }
-                ids += self._move("failed", Job.id == id, Job.status == "queued", error=error, **_ended())
-        return ids
+    def _queue_again(self, id: str, fence: int, told: JsonObject, values: dict[str, Any]) -> bool:
+        asked = Job.cancel_requested_at.is_not(None)
+        if self._move("canceled", *held(id, fence), asked, **ended()):
+            return False
+        return bool(self._move("queued", *held(id, fence), told=told, **values))
 
-    # --- the one way that a status changes
+    # --- what the next attempt goes on from
 
-    def _move(self, status: str, *conditions: ColumnElement[bool], **values: Any) -> list[str]:
-        """Moves every job that meets the conditions and may become `status`; returns their ids."""
-        moved = (
-            update(Job)
-            .where(Job.status.in_(sources(status)), *conditions)
-            .values(status=status, updated_at=utc_now(), **values)
-            .returning(Job.id, Job.attempt)
-            .execution_options(synchronize_session=False)
-        )
-        rows = sorted((row.id, row.attempt) for row in self._session.execute(moved))
-        for id, attempt in rows:
-            data: JsonObject = {"status": status, "attempt": attempt}
-            if values.get("error"):
-                data["error"] = values["error"]
-            self._tell(id, "status", data)
-        return [id for id, _ in rows]
+    def keep(self, id: str, fence: int, sha256: str) -> Kept:
+        """Records the blob that the next attempt resumes from. Changes nothing for a stale fence."""
+        row = self._session.execute(
+            select(Job.resume_sha256).where(*held(id, fence)).with_for_update()
+        ).one_or_none()
+        if row is None:
+            return Kept(owned=False)
+        self._session.execute(update(Job).where(*held(id, fence)).values(resume_sha256=sha256))
+        return Kept(owned=True, replaced=row.resume_sha256 if row.resume_sha256 != sha256 else None)
 
-    def _tell(self, job_id: str, kind: str, data: JsonObject) -> None:
-        self._session.add(JobEvent(job_id=job_id, kind=kind, data=data))
+    def ended_with_resume(self, limit: int = 100) -> Sequence[tuple[str, str]]:
+        """Ended jobs that still name a blob to resume from: id and sha256."""
+        query = select(Job.id, Job.resume_sha256).where(Job.resume_sha256.is_not(None), Job.status.in_(ENDED))
+        return [(id, sha256) for id, sha256 in self._session.execute(query.limit(limit)) if sha256]
 
-
-def _held(id: str, fence: int) -> tuple[ColumnElement[bool], ...]:
-    return Job.id == id, Job.fence == fence, Job.status == "running"
-
-
-def _ended() -> dict[str, Any]:
-    return {"finished_at": utc_now(), "lease_expires_at": None}
-
-
-def _queued_again() -> dict[str, Any]:
-    return {
-        "worker": None,
-        "lease_expires_at": None,
-        "phase": None,
-        "progress": {},
-        "metrics": {},
-        "enqueued_at": utc_now(),
-    }
+    def forget_resume(self, id: str, sha256: str) -> None:
+        """An ended job names the blob no more."""
+        named = update(Job).where(Job.id == id, Job.resume_sha256 == sha256, Job.status.in_(ENDED))
+        self._session.execute(named.values(resume_sha256=None, updated_at=Job.updated_at))

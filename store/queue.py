@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from celery import Celery
+from kombu.connection import Connection
+from kombu.exceptions import ChannelError
 
 QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
 SWEEP = "zsq.sweep"
+DELIVER = "zsq.deliver"
+COLLECT = "zsq.collect"
 
-DEVICE_QUEUE = "zsq.device"
+ANY_QUEUE = "zsq.any"
+CPU_QUEUE = "zsq.cpu"
+GPU_QUEUE = "zsq.gpu"
 CONTROL_QUEUE = "zsq.control"
 
+# By a job's `device`. Workers of both kinds hear of those that may run anywhere.
+DEVICE_QUEUES = {"any": ANY_QUEUE, "cpu": CPU_QUEUE, "gpu": GPU_QUEUE}
+QUEUES = (*DEVICE_QUEUES.values(), CONTROL_QUEUE)
+
+# A job's own device comes before the route of its task.
 ROUTES = {
-    QUANTIZE: DEVICE_QUEUE,
+    QUANTIZE: ANY_QUEUE,
     INSPECT_CHECKPOINT: CONTROL_QUEUE,
     INSPECT_DATASET: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
+    DELIVER: CONTROL_QUEUE,
+    COLLECT: CONTROL_QUEUE,
 }
 
 _CONNECT_SECONDS = 2.0
@@ -43,8 +56,9 @@ class Queue:
             task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         )
 
-    def quantize(self, job_id: str) -> None:
-        self._send(QUANTIZE, job_id)
+    def quantize(self, job_id: str, device: str = "any") -> None:
+        """Wakes a worker that serves `device`. It takes the job whose turn it is, not always this one."""
+        self._send(QUANTIZE, job_id, DEVICE_QUEUES[device])
 
     def inspect_checkpoint(self, id: str) -> None:
         self._send(INSPECT_CHECKPOINT, id)
@@ -57,8 +71,22 @@ class Queue:
         with self._app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
 
+    def depths(self) -> dict[str, int]:
+        """How many messages no worker has taken yet, by queue. Raises as `ping` does."""
+        with self._app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=_CONNECT_SECONDS)
+            return {name: _depth(connection, name) for name in QUEUES}
+
     def close(self) -> None:
         self._app.close()
 
-    def _send(self, task: str, id: str) -> None:
-        self._app.send_task(task, args=[id], queue=ROUTES[task])
+    def _send(self, task: str, id: str, queue: str | None = None) -> None:
+        self._app.send_task(task, args=[id], queue=queue or ROUTES[task])
+
+
+def _depth(connection: Connection, queue: str) -> int:
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except ChannelError:  # nobody has sent or taken anything yet
+            return 0

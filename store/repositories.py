@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, CursorResult, delete, exists, select, update
+from sqlalchemy import ColumnElement, CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import InUse
@@ -82,6 +82,24 @@ class UploadRepository(Generic[UploadRow]):
         self._session.execute(delete(self.table).where(self.table.id == id))
         return True
 
+    def begin_inspection(self, id: str, max_attempts: int) -> bool:
+        """Counts an attempt. False when it is gone or decided, or has had `max_attempts`."""
+        allowed = (self.table.id == id, self.table.state == "pending", self.table.attempts < max_attempts)
+        counted = {"attempts": self.table.attempts + 1, "updated_at": utc_now()}
+        return changed_one(self._session.execute(update(self.table).where(*allowed).values(**counted)))
+
+    def end_inspection(self, id: str) -> None:
+        """It ended without a verdict, so the attempt does not count."""
+        pending = (self.table.id == id, self.table.state == "pending", self.table.attempts > 0)
+        self._session.execute(
+            update(self.table).where(*pending).values(attempts=self.table.attempts - 1, updated_at=utc_now())
+        )
+
+    def never_inspected(self, max_attempts: int, cutoff: datetime) -> list[str]:
+        """Ids of pending uploads whose attempts are spent, the last of them begun before `cutoff`."""
+        spent = (self.table.attempts >= max_attempts, self.table.updated_at < cutoff)
+        return list(self._session.scalars(select(self.table.id).where(self.table.state == "pending", *spent)))
+
     def mark_ready(self, id: str, inspection: JsonObject) -> bool:
         """pending -> ready. False when it is gone or already decided."""
         return self._decide(id, state="ready", inspection=inspection)
@@ -90,10 +108,14 @@ class UploadRepository(Generic[UploadRow]):
         """pending -> rejected. False when it is gone or already decided."""
         return self._decide(id, state="rejected", error=error)
 
-    def _decide(self, id: str, **values: Any) -> bool:
-        pending = (self.table.id == id, self.table.state == "pending")
+    def reopen(self, id: str) -> bool:
+        """rejected -> pending: it is inspected again, as if it were new. False in any other state."""
+        return self._decide(id, before="rejected", state="pending", error=None, attempts=0)
+
+    def _decide(self, id: str, *, before: str = "pending", **values: Any) -> bool:
+        row = (self.table.id == id, self.table.state == before)
         return changed_one(
-            self._session.execute(update(self.table).where(*pending).values(updated_at=utc_now(), **values))
+            self._session.execute(update(self.table).where(*row).values(updated_at=utc_now(), **values))
         )
 
     def pending_since(self, cutoff: datetime) -> list[str]:
@@ -104,9 +126,6 @@ class UploadRepository(Generic[UploadRow]):
     def _used_by(self, id: str) -> ColumnElement[bool]:
         """Which jobs use this upload."""
         raise NotImplementedError
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(self.table.blob_sha256 == sha256))))
 
 
 class CheckpointRepository(UploadRepository[Checkpoint]):
@@ -135,6 +154,3 @@ class ArtifactRepository:
 
     def get(self, job_id: str, name: str) -> Artifact | None:
         return self._session.get(Artifact, (job_id, name))
-
-    def names_blob(self, sha256: str) -> bool:
-        return bool(self._session.scalar(select(exists().where(Artifact.blob_sha256 == sha256))))

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class StoreSettings(BaseSettings):
@@ -18,7 +27,25 @@ class StoreSettings(BaseSettings):
     database_url: str = ""
     broker_url: str = "redis://127.0.0.1:6379/0"
     blobs_url: str = ""
+    s3_endpoint: str = ""
     lease_seconds: float = Field(default=60, gt=0)
+    webhook_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    """Private networks that webhooks may call all the same, as CIDR with commas between."""
+
+    @field_validator("webhook_allowed_networks", mode="before")
+    @classmethod
+    def _networks_with_commas(cls, value: Any) -> Any:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    idempotency_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
+
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
+    """How API and workers log: `auto` is text on a terminal, and JSON lines elsewhere."""
+
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    """What they leave out. Lines of other libraries are never written below `info`."""
 
     @model_validator(mode="after")
     def _places_inside_data_dir(self) -> StoreSettings:

@@ -126,7 +126,8 @@ class Job(Base):
     `digest` names what is to be computed, whoever asks: bytes, fields and spec. `device` is where it
     may run: any, cpu or gpu. `handbacks` counts the attempts that a worker which was told to stop gave
     back; `ran_seconds` is what all attempts took so far, and none begins before `not_before`.
-    `resume_sha256` is the blob that the next attempt goes on from.
+    `resume_sha256` is the blob that the next attempt goes on from. `request_id` and `traceparent` are
+    those of the request that submitted it.
     """
 
     __tablename__ = "job"
@@ -149,6 +150,7 @@ class Job(Base):
     device: Mapped[str] = mapped_column(String(8), default="any", server_default="any")
     webhook_url: Mapped[str | None] = mapped_column(String(2048))
     request_id: Mapped[str | None] = mapped_column(String(128))
+    traceparent: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(16), default="queued")
     phase: Mapped[str | None] = mapped_column(String(32))
     progress: Mapped[JsonObject] = mapped_column(default=dict)

@@ -1,11 +1,12 @@
 """Fixtures that every package's tests may use.
 
-`postgres_url` and `broker_url` start real servers, once a session, for whoever asks first;
+`postgres_url`, `broker_url` and `s3_url` start real servers, once a session, for whoever asks first;
 `database_url` runs a test on SQLite and again on PostgreSQL, each with the schema migrated.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -21,6 +22,9 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 # The environment of whoever runs the tests must not reach them.
 for _name in [name for name in os.environ if name.startswith("ZSQ_")]:
     del os.environ[_name]
+
+# What Starlette's test client calls the server, which else answers to loopback's names alone.
+os.environ["ZSQ_ALLOWED_HOSTS"] = "testserver"
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +62,31 @@ def broker_url() -> Iterator[str]:
         port = probe.getsockname()[1]
     with ValkeyServer(port=port) as server:
         yield f"{server.connection_url}/0"
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """A bucket of an S3 server. Its address and keys stand in the environment, for child processes too."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "zsq",
+        "AWS_SECRET_ACCESS_KEY": "zsq",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="zsq-tests")
+        yield "s3://zsq-tests/blobs"
+    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -42,7 +42,7 @@ def test_the_schema_does_refuse(change: dict[str, Any]) -> None:
 
 def test_every_service_starts_after_what_it_needs(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    for name in ("api", "worker-control", "worker-device", "worker-gpu"):
+    for name in ("api", "worker-control", "worker-cpu", "worker-gpu"):
         waits = services[name]["depends_on"]
         assert waits["migrate"]["condition"] == "service_completed_successfully", name
         assert waits["postgres"]["condition"] == waits["valkey"]["condition"] == "service_healthy", name
@@ -63,7 +63,7 @@ def test_services_share_one_blob_volume_and_name_only_declared_ones(compose: dic
     used = {name: [v.split(":") for v in s.get("volumes", ())] for name, s in services.items()}
     assert {source for volumes in used.values() for source, _ in volumes} == set(compose["volumes"])
     blobs = services["api"]["environment"]["ZSQ_BLOBS_URL"].removeprefix("file://")
-    for name in ("api", "worker-control", "worker-device", "worker-gpu"):
+    for name in ("api", "worker-control", "worker-cpu", "worker-gpu"):
         assert any(Path(blobs).is_relative_to(target) for _, target in used[name]), name
 
 
@@ -72,7 +72,7 @@ def test_only_the_gpu_worker_waits_for_its_profile(compose: dict[str, Any]) -> N
     assert profiles == {"worker-gpu": ["gpu"]}
 
 
-def test_the_unprotected_api_is_published_on_this_machine_only(compose: dict[str, Any]) -> None:
+def test_the_api_is_published_on_this_machine_only(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
@@ -93,15 +93,39 @@ def test_environment_names_only_settings_that_exist(compose: dict[str, Any]) -> 
         assert given <= known, name
 
 
+def test_the_api_asks_for_keys_in_its_container(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from api.settings import ApiSettings
+
+    text = (ROOT / "docker" / "api.Dockerfile").read_text()
+    assert 'CMD ["python", "-m", "api"]' in text, "which reads where to listen from the settings"
+    for name, value in re.findall(r"(ZSQ_\w+)=(\S+)", text):
+        monkeypatch.setenv(name, value)
+    for name, value in compose["services"]["api"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = ApiSettings()
+    assert (settings.host, settings.port) == ("0.0.0.0", 8000) and settings.auth_required
+
+
 def test_roles_of_the_workers_are_those_of_the_code(compose: dict[str, Any]) -> None:
-    from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+    from store.queue import QUEUES
     from worker.__main__ import ROLES
 
     assert compose["services"]["worker-control"]["command"] == ["python", "-m", "worker", "control"]
-    assert CONTROL_QUEUE in ROLES["control"] and DEVICE_QUEUE in ROLES["device"]
-    for path in DOCKERFILES:
-        if path.name.startswith("worker"):
-            assert 'CMD ["python", "-m", "worker", "device"]' in path.read_text(), path.name
+    commands = {"worker.Dockerfile": "cpu", "worker.cuda.Dockerfile": "gpu"}
+    for name, role in commands.items():
+        assert f'CMD ["python", "-m", "worker", "{role}"]' in (ROOT / "docker" / name).read_text()
+    assert {"control", *commands.values()} == set(ROLES)
+    assert {queue for role in ROLES.values() for queue in role.queues} == set(QUEUES)
+
+
+def test_workers_have_time_to_hand_their_jobs_back(compose: dict[str, Any]) -> None:
+    from worker.settings import WorkerSettings
+
+    for name in ("worker-control", "worker-cpu", "worker-gpu"):
+        grace = float(compose["services"][name]["stop_grace_period"].removesuffix("s"))
+        assert grace > WorkerSettings().shutdown_grace_seconds, name
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

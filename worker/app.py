@@ -1,6 +1,7 @@
 """The Celery application.
 
-    python -m worker device      computes, one job at a time
+    python -m worker cpu         computes, one job at a time
+    python -m worker gpu         the same, on a GPU of its own
     python -m worker control     inspects and sweeps; carries the schedule
 
 The pool is `threads`: children of `prefork` are daemonic and may not start the processes that jobs
@@ -10,15 +11,17 @@ run in. Time limits and cancels are the runner's, since Celery cannot stop a thr
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, ROUTES, SWEEP
+from store import tracing
+from store.queue import COLLECT, CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
 from store.settings import store_settings
-from worker import forkserver, jobs
+from worker import forkserver, jobs, metrics
 from worker.services import services
 from worker.settings import worker_settings
 
@@ -36,17 +39,27 @@ app.conf.update(
     worker_pool="threads",
     worker_concurrency=1,
     # With an exchange and key each: by default all queues would hang on the default queue's.
-    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in (DEVICE_QUEUE, CONTROL_QUEUE)],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
     task_default_queue=CONTROL_QUEUE,
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
     beat_schedule={
-        "sweep": {
-            "task": SWEEP,
+        name: {
+            "task": task,
             "schedule": _settings.sweep_seconds,
-            # Sweeps that could not run in time would only repeat each other.
+            # What could not run in time would only be repeated.
             "options": {"expires": max(1.0, _settings.sweep_seconds)},
         }
+        for name, task in (("sweep", SWEEP), ("deliver", DELIVER))
+    }
+    | {
+        "collect": {
+            "task": COLLECT,
+            "schedule": _settings.collect_seconds,
+            # Once at the start: a worker may never live as long as the interval.
+            "last_run_at": datetime.now(UTC) - timedelta(seconds=_settings.collect_seconds),
+            "options": {"expires": max(1.0, _settings.collect_seconds)},
+        },
     },
     # A broker that is away is waited for, at start and later, for as long as it takes.
     broker_connection_retry_on_startup=True,
@@ -58,7 +71,8 @@ app.conf.update(
 if _broker_url.startswith(("redis", "valkey", "sentinel")):
     app.conf.broker_transport_options = {
         # Redis delivers a message again when it is not acknowledged in time, an hour by default:
-        # longer than the longest job, or long jobs would be delivered while they run.
+        # longer than the longest job. One that comes twice all the same, since a worker may run many
+        # jobs for one message, only wakes somebody.
         "visibility_timeout": int(_settings.job_seconds) + 3600,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
@@ -69,6 +83,12 @@ def messages_waiting(queue: str) -> int:
     """How many messages no worker has taken yet."""
     with app.connection_for_read() as connection, connection.channel() as channel:
         return int(app.amqp.queues[queue](channel).queue_declare().message_count)
+
+
+def devices_served() -> list[str]:
+    """`any`, `cpu`, `gpu`: the jobs whose messages this worker hears of are those that it takes."""
+    consumed = app.amqp.queues.consume_from
+    return [device for device, queue in DEVICE_QUEUES.items() if queue in consumed]
 
 
 class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -89,8 +109,16 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ThreadedBeat)
 
 
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _leave_logging_alone(**kwargs: Any) -> None:
+    """Celery does so as soon as anyone hears this signal; `worker.__main__` has set it up."""
+
+
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**kwargs: Any) -> None:
+    tracing.start("zsq-worker")
+    if _settings.metrics_port is not None:
+        metrics.serve(_settings.metrics_host, _settings.metrics_port)
     forkserver.ensure_running()
     threading.Thread(target=jobs.clean_up, args=(services(),), name="clean up", daemon=True).start()
 
@@ -98,3 +126,8 @@ def _prepare(**kwargs: Any) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _hand_back(**kwargs: Any) -> None:
     services().stopping.set()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**kwargs: Any) -> None:
+    tracing.stop()

@@ -3,14 +3,16 @@
 Messages in both directions are JSON, never pickle: the child parses bytes that strangers uploaded,
 and the parent must not execute what such a child says.
 
-    child -> parent   {"progress": {...}} ...  then {"result": {...}} or {"error": {...}}
-    parent -> child   "cancel"; the end of the pipe means that the parent is gone
+    child -> parent   {"progress": {...}}, {"log": {...}}, {"saved": "path"} ...
+                      then {"result": {...}} or {"error": {...}}
+    parent -> child   "cancel", "hand back"; the end of the pipe means that the parent is gone
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import logging
 import math
@@ -18,13 +20,15 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.failures import describe
+from worker import child_log
+from worker.failures import describe, file_too_large
+from worker.hardening import confine, met_file_limit
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
     from core.context import Progress
 
 CANCEL = b"cancel"
+HAND_BACK = b"hand back"
+
+# Any thread may log while another tells of progress; a message must not stand inside of another.
+_sending = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +50,8 @@ class Order:
 
     `entry` is "module:function", called as function(payload, context) and returning JSON data.
     `deadline` is on the clock of `time.monotonic`, which all processes of a machine share.
-    `memory_bytes` limits the address space, on the CPU only: CUDA reserves far more than it uses.
+    `memory_bytes` limits the address space, on the CPU only: CUDA reserves far more than it uses;
+    `file_bytes` every file that it writes. `resume` is what an earlier attempt kept.
     """
 
     entry: str
@@ -52,6 +61,8 @@ class Order:
     device: str = "cpu"
     threads: int | None = None
     memory_bytes: int | None = None
+    file_bytes: int | None = None
+    resume: Path | None = None
     deadline: float | None = None
     deadline_field: str | None = None
 
@@ -59,20 +70,22 @@ class Order:
 def main(connection: Connection, order: Order) -> None:
     """The child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
-    canceled = threading.Event()
-    threading.Thread(target=_watch_parent, args=(connection, canceled), daemon=True).start()
+    child_log.listen(lambda message: _send(connection, message))
+    told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}
+    threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
     _volunteer_for_the_oom_killer()
     try:
-        message = {"result": _carry_out(order, connection, canceled)}
+        confine(order.file_bytes)
+        message = {"result": _carry_out(order, connection, told)}
         _send(connection, message)
     except BaseException as error:
-        found = describe(error)
+        found = file_too_large() if met_file_limit() else describe(error)
         if found["code"] == "internal_error":
             log.exception("%s failed", order.entry)
         _send(connection, {"error": found})
 
 
-def _carry_out(order: Order, connection: Connection, canceled: threading.Event) -> Any:
+def _carry_out(order: Order, connection: Connection, told: Mapping[bytes, threading.Event]) -> Any:
     # Late, because the parent imports this module and stays free of torch.
     import torch
 
@@ -89,9 +102,12 @@ def _carry_out(order: Order, connection: Connection, canceled: threading.Event) 
         seed=order.seed,
         device=device,
         emit=lambda progress: _send(connection, {"progress": _progress(progress)}),
-        canceled=canceled.is_set,
+        canceled=told[CANCEL].is_set,
         deadline=order.deadline,
         deadline_field=order.deadline_field,
+        resume_from=order.resume,
+        keep=_keeper(connection, order.scratch),
+        hand_back=told[HAND_BACK].is_set,
     )
     return getattr(importlib.import_module(module), function)(order.payload, context)
 
@@ -104,15 +120,27 @@ def _device(name: str) -> torch.device:
     return pick_device() if name == "auto" else torch.device(name)
 
 
-def _watch_parent(connection: Connection, canceled: threading.Event) -> None:
-    """Hears a cancel; ends the process when the parent is gone, however the parent died."""
+def _keeper(connection: Connection, scratch: Path) -> Callable[[Path], None]:
+    numbers = itertools.count(1)
+
+    def keep(path: Path) -> None:
+        # A name of its own: the parent may not have stored the one before yet.
+        kept = scratch / f"kept-{next(numbers)}"
+        path.replace(kept)
+        _send(connection, {"saved": str(kept)})
+
+    return keep
+
+
+def _watch_parent(connection: Connection, told: Mapping[bytes, threading.Event]) -> None:
+    """Hears what it is told; ends the process when the parent is gone, however the parent died."""
     while True:
         try:
             message = connection.recv_bytes()
         except (EOFError, OSError):
             os._exit(1)
-        if message == CANCEL:
-            canceled.set()
+        if message in told:
+            told[message].set()
 
 
 def _volunteer_for_the_oom_killer() -> None:
@@ -135,7 +163,9 @@ def _progress(progress: Progress) -> dict[str, Any]:
 
 
 def _send(connection: Connection, message: Mapping[str, Any]) -> None:
-    connection.send_bytes(json.dumps(_finite(message), allow_nan=False).encode())
+    data = json.dumps(_finite(message), allow_nan=False).encode()
+    with _sending:
+        connection.send_bytes(data)
 
 
 def _finite(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.context import RunContext
 from core.pipeline import CheckpointInput, DatasetInput
 from core.pipeline import inspect_checkpoint as core_inspect_checkpoint
@@ -38,6 +40,12 @@ def inspect_checkpoint(payload: dict[str, Any], context: RunContext) -> dict[str
 
 def inspect_dataset(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return core_inspect_dataset(_dataset(payload))
+
+
+def gpus(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """-> {"gpus": [unique id, ...]}, in CUDA's order."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {"gpus": [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]}
 
 
 def _checkpoint(data: dict[str, Any]) -> CheckpointInput:

@@ -28,11 +28,14 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, ZsqError):
         return failure(error.code, error.detail, retryable=error.retryable, field=error.field)
     if isinstance(error, StoreError):
-        return failure(error.code, error.detail)
+        return failure(error.code, error.detail, retryable=error.retryable)
     if is_out_of_memory(error):
         return out_of_memory()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return failure("internal_error", "The worker's disk is full.", retryable=True)
+    if isinstance(error, ImportError):
+        # Nothing that a user sends is imported, so it is the installation.
+        return failure("worker_broken", "This worker's installation is incomplete.", retryable=True)
     return failure(
         "internal_error",
         f"Something went wrong inside zsq ({type(error).__name__}); the worker's log has the details.",
@@ -83,6 +86,10 @@ def ending(exit_code: int | None) -> str:
 def overdue(seconds: float, field: str | None) -> Failure:
     """A child that ran past its deadline and did not notice it itself."""
     return describe(DeadlineExceeded(f"Stopped after {seconds:g} s, the limit.", field=field))
+
+
+def file_too_large() -> Failure:
+    return failure("file_too_large", "The run wrote more into one file than this server allows.")
 
 
 def out_of_memory() -> Failure:

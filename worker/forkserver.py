@@ -32,7 +32,8 @@ PRELOAD = [
 
 # The child needs no network and no database, so whatever looks like a key is kept from it.
 _SECRET = re.compile(
-    r"(_URL|_DSN)$|^AWS_|^PG|SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE
+    r"(_URL|_DSN|_HEADERS)$|^AWS_|^PG|SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY",
+    re.IGNORECASE,
 )
 
 # multiprocessing reads a child's exit status from a pipe without locking, and starting any child

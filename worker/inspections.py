@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import BlobMissing
+from store.errors import StoreError
+from store.logging import log_context
 from store.repositories import UploadRepository
-from store.tables import Checkpoint, Dataset
+from store.tables import Checkpoint, Dataset, utc_now
+from worker import metrics
 from worker.child import Order
-from worker.failures import describe
-from worker.runner import Failed, Finished, Limit, Outcome, Stop, run_child
+from worker.failures import Failure, describe, failure
+from worker.outcomes import Failed, Finished, Limit, Outcome, Stop
+from worker.runner import KILL_GRACE_SECONDS, run_child
 from worker.services import Services
+from worker.settings import WorkerSettings
 from worker.workspace import Workspace, workspace
 
 _GIB = 2**30
 _CRASHES = 2
+# For bringing the file from wherever the blobs are.
+_FETCH_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -49,40 +55,101 @@ _KINDS: dict[KindName, _Kind] = {
 
 
 def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | None = None) -> None:
-    """pending -> ready or rejected; then the jobs that waited for it are sent, or fail."""
+    """pending -> ready or rejected; then the jobs that waited for it are sent, or fail.
+
+    An attempt counts when it begins, and no more when it ends without a verdict: what stays counted are
+    those that nobody saw the end of.
+    """
     kind = _KINDS[kind_name]
-    with services.database.read() as work:
+    with services.database.write() as work:
+        if not kind.rows(work).begin_inspection(id, services.settings.max_attempts):
+            return
         row = kind.rows(work).get(id)
-    if row is None or row.state != "pending":
-        return
+        assert row is not None, "this transaction has just changed it"
+    with log_context(**{f"{kind_name}_id": id, "owner": row.owner}):
+        _inspect(services, kind_name, row, entry or kind.entry)
+
+
+def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset, entry: str) -> None:
+    kind, id = _KINDS[kind_name], row.id
     try:
-        # A name of its own: another worker, or another thread of this one, may look at the same file.
-        # The process's id comes last, for `clean_up`.
-        with workspace(services.workspaces, f"{id}-{uuid.uuid4().hex[:8]}-{os.getpid()}") as space:
-            outcome = _look(services, row, entry or kind.entry, space)
-    except BlobMissing as error:
-        outcome = Failed(describe(error))
+        outcome = _outcome(services, row, entry)
+    except BaseException:
+        _end_without_verdict(services, kind, id)
+        raise
     if isinstance(outcome, Finished):
         with services.database.write() as work:
             decided = kind.rows(work).mark_ready(id, outcome.value)
             waiting = work.jobs.waiting_for(id)
+        if decided:
+            metrics.inspected(kind_name, "ready")
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
-        for job_id in waiting:
-            services.queue.quantize(job_id)
-    elif isinstance(outcome, Failed) and _will_pass(outcome):
-        log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
-    elif isinstance(outcome, Failed):
-        with services.database.write() as work:
-            decided = kind.rows(work).mark_rejected(id, dict(outcome.failure))
-            work.jobs.fail_rejected()
+        for job in waiting:
+            services.queue.quantize(job.id, job.device)
+    elif isinstance(outcome, Failed) and not _will_pass(outcome):
+        decided = _reject(services, kind_name, id, outcome.failure)
         verdict = "rejected" if decided else "deleted or decided meanwhile"
         log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
     else:
-        kind.send(services, id)
+        _end_without_verdict(services, kind, id)
+        metrics.inspected(kind_name, "again")
+        if isinstance(outcome, Failed):
+            log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
+        else:
+            kind.send(services, id)
+
+
+def reject_never_inspected(services: Services) -> None:
+    """Rejects the files whose every inspection took its worker with it."""
+    cutoff = utc_now() - timedelta(seconds=_longest(services.settings))
+    tries = services.settings.max_attempts
+    why = failure(
+        "inspection_failed",
+        f"Reading the file was begun {tries} times, and each time the worker was lost. Send another file.",
+    )
+    for name, kind in _KINDS.items():
+        with services.database.read() as work:
+            ids = kind.rows(work).never_inspected(tries, cutoff)
+        for id in ids:
+            if _reject(services, name, id, why):
+                log.warning(
+                    "%s: rejected: %d inspections of this %s ended with their worker", id, tries, name
+                )
+
+
+def _longest(settings: WorkerSettings) -> float:
+    """Seconds after which an inspection that has begun runs no more."""
+    one = settings.inspection_seconds + settings.cancel_grace_seconds + KILL_GRACE_SECONDS
+    return _CRASHES * one + _FETCH_SECONDS
+
+
+def _reject(services: Services, kind_name: KindName, id: str, why: Failure) -> bool:
+    with services.database.write() as work:
+        decided = _KINDS[kind_name].rows(work).mark_rejected(id, dict(why))
+        work.jobs.fail_rejected()
+    if decided:
+        metrics.inspected(kind_name, "rejected")
+    return decided
+
+
+def _end_without_verdict(services: Services, kind: _Kind, id: str) -> None:
+    with services.database.write() as work:
+        kind.rows(work).end_inspection(id)
+
+
+def _outcome(services: Services, row: Checkpoint | Dataset, entry: str) -> Outcome:
+    # A name of its own: another worker, or another thread of this one, may look at the same file.
+    name = f"{row.id}-{uuid.uuid4().hex[:8]}"
+    try:
+        with workspace(services.workspaces, name) as space:
+            return _look(services, row, entry, space)
+    except StoreError as error:
+        return Failed(describe(error))
 
 
 def _will_pass(outcome: Failed) -> bool:
-    """Whether the machine was at fault (a full disk), not the file. Files that crash their reader are."""
+    """Whether the machine was at fault (a full disk, a broken installation), not the file. Files that crash
+    their reader are."""
     return outcome.failure["retryable"] and outcome.failure["code"] not in ("worker_crashed", "out_of_memory")
 
 
@@ -102,6 +169,7 @@ def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Work
         scratch=space.scratch,
         threads=1,
         memory_bytes=int(settings.child_memory_gib * _GIB),
+        file_bytes=int(settings.child_file_gib * _GIB),
     )
     for _ in range(_CRASHES):
         outcome = run_child(

@@ -6,11 +6,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
+from store import tracing
 from store.database import Database
-from store.job_repository import Beat, Claim
+from store.job_claims import Claim
+from store.job_repository import Beat
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +32,17 @@ class Lease:
         self._every = every
         self._news: dict[str, Any] = {}
         self._news_lock = threading.Lock()
-        self._renewed = time.monotonic()
+        self._began = self._renewed = time.monotonic()
         self._wake = threading.Event()
         self._ended = False
         self.lost = False
         self.cancel_requested = False
-        self._thread = threading.Thread(target=self._run, name=f"lease {claim.job.id}", daemon=True)
 
     def __enter__(self) -> Lease:
+        # In this context its lines are the job's.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"lease {self._claim.job.id}", daemon=True
+        )
         self._thread.start()
         return self
 
@@ -49,6 +55,11 @@ class Lease:
         self._ended = True
         self._wake.set()
         self._thread.join()
+
+    @property
+    def ran_seconds(self) -> float:
+        """How long the job has run, earlier attempts included."""
+        return self._claim.job.ran_seconds + time.monotonic() - self._began
 
     def report(self, news: dict[str, Any]) -> None:
         """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase."""
@@ -65,7 +76,13 @@ class Lease:
             news = dict(self._news)
         try:
             with self._database.write() as work:
-                beat = work.jobs.heartbeat(self._claim.job.id, self._claim.fence, self._lease_seconds, **news)
+                beat = work.jobs.heartbeat(
+                    self._claim.job.id,
+                    self._claim.fence,
+                    self._lease_seconds,
+                    ran_seconds=self.ran_seconds,
+                    **news,
+                )
         except Exception:  # whatever the driver raises when the database is away
             log.warning("heartbeat of %s failed", self._claim.job.id, exc_info=True)
             if time.monotonic() - self._renewed > self._lease_seconds:
@@ -79,7 +96,8 @@ class Lease:
         self.cancel_requested = self.cancel_requested or beat.cancel_requested
 
     def _run(self) -> None:
-        while not self._ended and not self.lost:
-            self.beat()
-            self._wake.wait(self._every)
-            self._wake.clear()
+        with tracing.untraced():
+            while not self._ended and not self.lost:
+                self.beat()
+                self._wake.wait(self._every)
+                self._wake.clear()

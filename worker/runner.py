@@ -6,61 +6,28 @@ periods, and never leaves the child running.
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from core.errors import HandedBack
 from worker import failures, forkserver, messages
-from worker.child import CANCEL, Order
-from worker.failures import Failure
+from worker.child import CANCEL, HAND_BACK, Order
+from worker.child_log import Repeater
+from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 
 POLL_SECONDS = 0.1
 KILL_GRACE_SECONDS = 2.0
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
-
-
-class Stop(enum.Enum):
-    """Why the parent wants the child to end."""
-
-    CANCELED = "canceled by its owner"
-    LOST = "the lease was lost: somebody else runs the job now"
-    HANDED_BACK = "this worker is shutting down"
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    value: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    reason: Stop
-
-
-Outcome = Finished | Failed | Stopped
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """`seconds` from the start; `field` names the user's option, if it was theirs."""
-
-    seconds: float
-    field: str | None = None
 
 
 def run_child(
@@ -70,17 +37,21 @@ def run_child(
     grace_seconds: float,
     watch: Callable[[], Stop | None],
     on_progress: Callable[[dict[str, Any]], None],
+    on_saved: Callable[[object], None] = lambda path: None,
+    hand_back_seconds: float = 0.0,
 ) -> Outcome:
     """Runs `order` in a child and waits for its end.
 
-    `watch` is asked about ten times a second whether to stop; it must not block. A cancel is first
-    asked of the child, after `grace_seconds` SIGTERM follows, then SIGKILL; the same past the
-    limit. A lost lease or a shutdown kills at once.
+    `watch` is asked about ten times a second whether to stop; it must not block, and neither must
+    `on_progress` and `on_saved`, which is given the path of what the child keeps, as the child said it. A
+    cancel is first asked of the child, after `grace_seconds` SIGTERM follows, then SIGKILL; the same past
+    the limit, and at a shutdown after `hand_back_seconds`. A lost lease kills at once.
     """
     memory_kills = _memory_kills()
-    deadline = time.monotonic() + limit.seconds
+    deadline = time.monotonic() + limit.left
     process, connection = forkserver.start(replace(order, deadline=deadline, deadline_field=limit.field))
     stopping: _Stopping | None = None
+    repeater = Repeater()
     try:
         while True:
             message = _receive(connection, process)
@@ -91,16 +62,21 @@ def run_child(
                 log.warning("child of %s ended without a word: %s", order.entry, failures.ending(code))
                 killed = code == -signal.SIGKILL and _memory_kills() > memory_kills
                 return Failed(failures.crashed(code, killed_for_memory=killed))
-            if message is not None:
-                outcome = _interpret(message, stopping, on_progress)
+            if isinstance(message, dict) and "log" in message:
+                repeater.repeat(message["log"])
+            elif message is not None:
+                outcome = _interpret(message, stopping, on_progress, on_saved)
                 if outcome is not None:
                     return outcome
             reason = watch()
-            if reason in (Stop.LOST, Stop.HANDED_BACK):
+            if reason is Stop.LOST or (reason is Stop.HANDED_BACK and not hand_back_seconds):
                 return Stopped(reason)
-            if stopping is None and reason is Stop.CANCELED:
+            if reason is Stop.CANCELED and (stopping is None or stopping.outcome == _HANDED_BACK):
                 stopping = _Stopping(Stopped(reason), grace_seconds)
-                _ask_to_cancel(connection)
+                _ask(connection, CANCEL)
+            elif stopping is None and reason is Stop.HANDED_BACK:
+                stopping = _Stopping(_HANDED_BACK, hand_back_seconds)
+                _ask(connection, HAND_BACK)
             elif stopping is None and time.monotonic() > deadline:
                 # The child knows its deadline and reports it itself, unless it hangs.
                 stopping = _Stopping(Failed(failures.overdue(limit.seconds, limit.field)), grace_seconds)
@@ -113,6 +89,9 @@ def run_child(
         _reap(process)
 
 
+_HANDED_BACK = Stopped(Stop.HANDED_BACK)
+
+
 class _Stopping:
     """A child that was told to stop: patience, then SIGTERM, then SIGKILL."""
 
@@ -123,6 +102,18 @@ class _Stopping:
             (now + grace_seconds, signal.SIGTERM),
             (now + grace_seconds + KILL_GRACE_SECONDS, signal.SIGKILL),
         ]
+
+    def judge(self, said: Finished | Failed) -> Outcome:
+        """What counts when the child ends by itself after all: at a shutdown whatever it says, unless it says
+        that it stopped; past the deadline its own words for that."""
+        code = said.failure["code"] if isinstance(said, Failed) else None
+        if self.outcome == _HANDED_BACK:
+            return self.outcome if code == HandedBack.default_code else said
+        return (
+            said
+            if isinstance(self.outcome, Failed) and self.outcome.failure["code"] == code
+            else self.outcome
+        )
 
     def press(self, process: BaseProcess) -> None:
         while self._due and time.monotonic() >= self._due[0][0]:
@@ -145,21 +136,30 @@ def _receive(connection: Connection, process: BaseProcess) -> Any:
 
 
 def _interpret(
-    message: Any, stopping: _Stopping | None, on_progress: Callable[[dict[str, Any]], None]
+    message: Any,
+    stopping: _Stopping | None,
+    on_progress: Callable[[dict[str, Any]], None],
+    on_saved: Callable[[object], None],
 ) -> Outcome | None:
     if not isinstance(message, dict):
         return Failed(failures.from_child(None))
     if "progress" in message:
         on_progress(message["progress"])
         return None
+    if "saved" in message:
+        on_saved(message["saved"])
+        return None
+    said: Finished | Failed
     if isinstance(message.get("result"), dict):
-        return stopping.outcome if stopping is not None else Finished(message["result"])
-    return stopping.outcome if stopping is not None else Failed(failures.from_child(message.get("error")))
+        said = Finished(message["result"])
+    else:
+        said = Failed(failures.from_child(message.get("error")))
+    return said if stopping is None else stopping.judge(said)
 
 
-def _ask_to_cancel(connection: Connection) -> None:
+def _ask(connection: Connection, what: bytes) -> None:
     try:
-        connection.send_bytes(CANCEL)
+        connection.send_bytes(what)
     except OSError:
         log.debug("the child is gone already")
 

@@ -18,19 +18,30 @@ from worker.settings import WorkerSettings, worker_settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`stopping` is set when this worker is told to end: running children are killed, jobs handed back."""
+    """`device` is where jobs compute, as torch names it. `stopping` is set when this worker is told to end:
+    jobs and inspections are handed back."""
 
     database: Database
     blobs: BlobStore
     queue: Queue
     store: StoreSettings
     settings: WorkerSettings
+    device: str = "cpu"
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
     def workspaces(self) -> Path:
         return self.store.data_dir / "work"
+
+
+_device = "cpu"
+
+
+def compute_on(device: str) -> None:
+    """Says where this process's jobs compute, before anybody has asked for its services."""
+    global _device
+    _device = device
 
 
 @cache
@@ -44,8 +55,9 @@ def services() -> Services:
         )
     return Services(
         database=Database.from_settings(store),
-        blobs=make_blobs(store.blobs_url),
+        blobs=make_blobs(store.blobs_url, store.s3_endpoint),
         queue=Queue(store.broker_url),
         store=store,
         settings=settings,
+        device=_device,
     )

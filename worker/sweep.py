@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import groupby
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+from store.queue import CONTROL_QUEUE, DEVICE_QUEUES
 from store.tables import utc_now
+from worker import metrics
+from worker.inspections import reject_never_inspected
+from worker.resume import release_ended
 from worker.services import Services
 
 log = logging.getLogger(__name__)
@@ -33,19 +37,35 @@ class Reminders:
         return True
 
 
-def sweep(services: Services, waiting: Callable[[str], int], reminders: Reminders) -> None:
-    """`waiting` counts a queue's undelivered messages.
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What the steps work with. `waiting` counts a queue's undelivered messages."""
 
-    A queued row whose message seems lost is only sent again when nothing waits in its queue:
-    otherwise every sweep would add one message for every job behind a long one.
-    """
-    stale_seconds = min(STALE_SECONDS, services.store.lease_seconds)
-    now = utc_now()
+    services: Services
+    waiting: Callable[[str], int]
+    reminders: Reminders
+
+    @property
+    def stale_seconds(self) -> float:
+        """A message that was sent so long ago, and is not waiting, may be lost."""
+        return min(STALE_SECONDS, self.services.store.lease_seconds)
+
+
+def sweep(services: Services, waiting: Callable[[str], int], reminders: Reminders) -> None:
+    """Takes every step, whatever becomes of the others."""
+    context = Sweep(services, waiting, reminders)
+    for step in STEPS:
+        try:
+            step(context)
+        except Exception:  # whatever a driver raises: the next sweep tries again
+            log.exception("the sweep could not %s", step.__name__.replace("_", " "))
+
+
+def end_lost_attempts(context: Sweep) -> None:
+    services = context.services
     with services.database.write() as work:
-        found = work.jobs.sweep(now, services.settings.max_attempts, stale_seconds)
-        cutoff = now - timedelta(seconds=stale_seconds)
-        checkpoints = work.checkpoints.pending_since(cutoff)
-        datasets = work.datasets.pending_since(cutoff)
+        found = work.jobs.sweep(utc_now(), services.settings.max_attempts)
+    metrics.leases_lost(len(found.requeued) + len(found.failed))
     for ids, what in (
         (found.requeued, "queued again: its worker was lost"),
         (found.failed, "failed: its worker was lost once too often"),
@@ -53,14 +73,56 @@ def sweep(services: Services, waiting: Callable[[str], int], reminders: Reminder
         (found.rejected, "failed: what it needs was rejected"),
     ):
         for id in ids:
-            log.warning("%s: %s", id, what)
-    for id in found.requeued:
-        services.queue.quantize(id)
-    if found.stale and waiting(DEVICE_QUEUE) == 0:
-        for id in found.stale:
-            services.queue.quantize(id)
-    if (checkpoints or datasets) and waiting(CONTROL_QUEUE) == 0:
-        for id in filter(reminders.due, checkpoints):
+            log.warning("%s: %s", id, what, extra={"job_id": id})
+
+
+def wake_workers(context: Sweep) -> None:
+    """Sends for jobs whose time has come, and for those whose message seems lost.
+
+    No more than a queue's jobs that could run have messages waiting: every sweep would otherwise add one
+    for every job behind a long one.
+    """
+    services, limit = context.services, context.services.settings.owner_running_jobs
+    before = utc_now() - timedelta(seconds=context.stale_seconds)
+    with services.database.read() as work:
+        eligible = work.jobs.eligible_by_device(limit)
+        forgotten = sorted(work.jobs.forgotten(before, limit), key=lambda job: job.device)
+    for device, jobs in groupby(forgotten, key=lambda job: job.device):
+        lacking = eligible[device] - context.waiting(DEVICE_QUEUES[device])
+        ids = [job.id for job in jobs][: max(0, lacking)]
+        for id in ids:
+            services.queue.quantize(id, device)
+        if ids:
+            log.info("woke workers for %d jobs on %s", len(ids), DEVICE_QUEUES[device])
+            with services.database.write() as work:
+                work.jobs.mark_sent(ids)
+
+
+def remind_of_inspections(context: Sweep) -> None:
+    services = context.services
+    cutoff = utc_now() - timedelta(seconds=context.stale_seconds)
+    with services.database.read() as work:
+        checkpoints = work.checkpoints.pending_since(cutoff)
+        datasets = work.datasets.pending_since(cutoff)
+    if (checkpoints or datasets) and context.waiting(CONTROL_QUEUE) == 0:
+        for id in filter(context.reminders.due, checkpoints):
             services.queue.inspect_checkpoint(id)
-        for id in filter(reminders.due, datasets):
+        for id in filter(context.reminders.due, datasets):
             services.queue.inspect_dataset(id)
+
+
+def reject_what_kills_workers(context: Sweep) -> None:
+    reject_never_inspected(context.services)
+
+
+def release_what_was_kept(context: Sweep) -> None:
+    release_ended(context.services)
+
+
+STEPS: tuple[Callable[[Sweep], None], ...] = (
+    end_lost_attempts,
+    wake_workers,
+    remind_of_inspections,
+    reject_what_kills_workers,
+    release_what_was_kept,
+)

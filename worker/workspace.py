@@ -5,22 +5,41 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import RunError
-from store.blobs import BlobStore
+from store.blobs import BlobStore, verify_file
+from store.database import UnitOfWork
+from store.errors import StoreError
 from store.tables import Artifact
+from worker.held import Held, hold
+
+_LOCK = ".lock"
 
 log = logging.getLogger(__name__)
 
 
+def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Path]) -> None:
+    """Until the transaction ends, nobody deletes these blobs: the rows that name them may be added.
+
+    `files` has the bytes by their sha256, for a blob that the collector was quicker to delete.
+    """
+    work.lock_blob(*files)
+    for sha256, path in files.items():
+        if not blobs.exists(sha256):
+            blobs.put_file(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
+    """`published` are the files that were stored, by their sha256."""
+
     root: Path
+    published: dict[str, Path] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -33,7 +52,10 @@ class Workspace:
         return self.root / "scratch"
 
     def bring(self, blobs: BlobStore, sha256: str) -> Path:
-        """The bytes as a file, which stays though the store's be deleted. Raises BlobMissing."""
+        """The bytes as a file, which stays though the store's be deleted.
+
+        Raises BlobMissing, and BlobCorrupt when the store gives other bytes.
+        """
         copy = self.root / "input" / sha256
         if copy.exists():
             return copy
@@ -43,14 +65,20 @@ class Workspace:
             # A second name costs no copy, where the file system knows such.
             with contextlib.suppress(OSError):
                 copy.hardlink_to(own)
-                return copy
-        blobs.fetch(sha256, copy)
+        try:
+            if copy.exists():
+                verify_file(sha256, copy)
+            else:
+                blobs.fetch(sha256, copy)
+        except StoreError:
+            copy.unlink(missing_ok=True)
+            raise
         return copy
 
     def publish(
         self, blobs: BlobStore, files: Sequence[dict[str, Any]], go_on: Callable[[], bool]
     ) -> list[Artifact] | None:
-        """Stores the files; None when `go_on` says no in between.
+        """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
         The child named the files, and the child has read strangers' bytes: only plain files inside
         `output` are taken. Raises RunError for others.
@@ -64,6 +92,7 @@ class Workspace:
             if not inside or path.is_symlink() or not path.is_file() or Path(name).name != name:
                 raise RunError(f"The run named {name!r} as a result, but wrote no such file.")
             blob = blobs.put_file(path)
+            self.published[blob.sha256] = path
             artifacts.append(
                 Artifact(
                     name=name,
@@ -77,23 +106,32 @@ class Workspace:
 
 @contextmanager
 def workspace(parent: Path, name: str) -> Iterator[Workspace]:
-    """`parent/name`, empty at first, removed at the end."""
+    """`parent/name`, empty at first, for this user alone, removed at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
     root = parent / name
-    shutil.rmtree(root, ignore_errors=True)
-    space = Workspace(root)
-    space.output.mkdir(parents=True)
-    space.scratch.mkdir()
-    try:
-        yield space
-    finally:
+    # Names do not repeat, so nobody but `remove_abandoned` can hold it, for a moment.
+    with hold(_lock_of(root), wait=True):
         shutil.rmtree(root, ignore_errors=True)
+        space = Workspace(root)
+        root.mkdir(mode=0o700)
+        space.output.mkdir()
+        space.scratch.mkdir()
+        try:
+            yield space
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
 
-def remove_abandoned(parent: Path, in_use: Callable[[str], bool]) -> None:
-    """Removes the workspaces that killed workers left behind."""
+def remove_abandoned(parent: Path) -> None:
+    """Removes the workspaces that killed workers left behind: those that nobody holds."""
     if not parent.is_dir():
         return
-    for root in parent.iterdir():
-        if not in_use(root.name):
-            log.info("removing %s, left by a worker that was killed", root.name)
+    for name in {path.name.removesuffix(_LOCK) for path in parent.iterdir()}:
+        root = parent / name
+        with contextlib.suppress(Held), hold(_lock_of(root)):
+            log.info("removing %s, left by a worker that was killed", name)
             shutil.rmtree(root, ignore_errors=True)
+
+
+def _lock_of(root: Path) -> Path:
+    return root.with_name(root.name + _LOCK)

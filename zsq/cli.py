@@ -10,7 +10,10 @@ import typer
 
 from zsq.commands.catalogue import architectures, methods
 from zsq.commands.common import Group
+from zsq.commands.doctor import doctor
 from zsq.commands.jobs import jobs
+from zsq.commands.keys import keys
+from zsq.commands.limits import limits
 from zsq.commands.quantize import quantize
 from zsq.commands.up import up
 from zsq.commands.uploads import checkpoints, datasets
@@ -27,8 +30,11 @@ app.command()(quantize)
 app.add_typer(jobs, name="jobs")
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(datasets, name="datasets")
+app.add_typer(keys, name="keys")
+app.command()(limits)
 app.command()(methods)
 app.command()(architectures)
+app.command()(doctor)
 
 
 @app.command()

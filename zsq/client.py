@@ -12,6 +12,7 @@ import io
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,29 +23,38 @@ import httpx
 from zsq.download import OnBytes, download
 from zsq.errors import JobNotSucceeded
 from zsq.models import Artifact, Checkpoint, Dataset, Job
+from zsq.resumable import upload
 from zsq.transport import Transport, retry_after
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # Between two looks at a job: quick at first, since small jobs end soon.
 FIRST_POLL, LONGEST_POLL = 0.2, 2.0
+# What takes longer than a moment to send is worth going on with.
+RESUMABLE_BYTES = 64 << 20
 
 
 class Client:
     """Talks to one server; `base_url` defaults to `ZSQ_SERVER_URL`, else this machine's port 8000.
 
+    `api_key` defaults to `ZSQ_API_KEY`; servers on loopback need none by default.
+
     Every call raises `zsq.errors.ApiError` when the server refuses, `ConnectionLost` when it does not
-    answer. `patience`: for how many seconds in a row `wait` and `download` put up with no answer.
+    answer. `patience`: for how many seconds in a row `wait`, `download` and resumable
+    uploads put up with no answer.
     """
 
     def __init__(
         self,
         base_url: str | None = None,
         *,
+        api_key: str | None = None,
         patience: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
-            base_url or os.environ.get("ZSQ_SERVER_URL") or DEFAULT_SERVER, transport=transport
+            base_url or os.environ.get("ZSQ_SERVER_URL") or DEFAULT_SERVER,
+            api_key=(api_key or os.environ.get("ZSQ_API_KEY", "")).strip(),
+            transport=transport,
         )
         self.base_url = self._transport.base_url
         self.patience = patience
@@ -71,6 +81,7 @@ class Client:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
+        resumable: bool | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Checkpoint:
         """Uploads a state dict (`.pt`, `.pth`, `.safetensors`). What is left out the server finds itself.
@@ -78,6 +89,9 @@ class Client:
         `input_shape` is (C, H, W); `mean` and `std` are of pixels scaled to [0, 1]; `classes` are the
         names of the classes in the order of the network's outputs, and go into the quantized file. The
         same bytes and fields again give the same checkpoint.
+
+        A `resumable` upload goes on after lost connections, for up to `patience` seconds without
+        progress; None means for files from `RESUMABLE_BYTES` on.
         """
         fields = {
             "architecture": architecture,
@@ -88,7 +102,7 @@ class Client:
             "std": _commas(std),
             "classes": _json(classes),
         }
-        return Checkpoint.from_json(self._upload("/v1/checkpoints", Path(file), fields, on_bytes))
+        return Checkpoint.from_json(self._upload("checkpoint", Path(file), fields, resumable, on_bytes))
 
     def upload_dataset(
         self,
@@ -96,11 +110,15 @@ class Client:
         *,
         name: str | None = None,
         classes: Sequence[str] | None = None,
+        resumable: bool | None = None,
         on_bytes: OnBytes | None = None,
     ) -> Dataset:
-        """Uploads labelled images: `.npz` (`x` uint8 NHWC, `y` int), or an archive of one folder a class."""
+        """Uploads labelled images: `.npz` (`x` uint8 NHWC, `y` int), or an archive of one folder a class.
+
+        `resumable` as for a checkpoint.
+        """
         fields = {"name": name, "classes": _json(classes)}
-        return Dataset.from_json(self._upload("/v1/datasets", Path(file), fields, on_bytes))
+        return Dataset.from_json(self._upload("dataset", Path(file), fields, resumable, on_bytes))
 
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         return Checkpoint.from_json(self._get(f"/v1/checkpoints/{checkpoint_id}"))
@@ -134,11 +152,20 @@ class Client:
         dataset_id: str | None = None,
         seed: int = 0,
         limit_seconds: float | None = None,
+        device: str | None = None,
         labels: Mapping[str, str] | None = None,
+        reuse: bool = False,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
     ) -> Job:
         """Queues a job. `bits` like `"w4a8"` or an object; `method` a name or an object with its options.
 
-        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`.
+        `profile` says for whom the file is written: `packed` (the default), `portable`, `tensorrt` or `qdq`;
+        `device` where the job may run: `any` (the default), `cpu` or `gpu`; `webhook` is a URL that is
+        told of the job's end.
+        With `reuse` it may be an earlier job of yours that computes the same, or has; without,
+        `Job.duplicate_of` names one. Losing the server for a moment is waited out: however often the request
+        is sent, its key (one of its own, unless `idempotency_key` is given) makes one job.
         """
         body: dict[str, Any] = {"checkpoint_id": checkpoint_id, "bits": bits, "method": method, "seed": seed}
         if profile is not None:
@@ -147,9 +174,22 @@ class Client:
             body["evaluation"] = {"dataset_id": dataset_id}
         if limit_seconds is not None:
             body["limits"] = {"seconds": limit_seconds}
+        if device is not None:
+            body["device"] = device
         if labels:
             body["labels"] = dict(labels)
-        return Job.from_json(self._transport.call("POST", "/v1/jobs", json=body).json())
+        if reuse:
+            body["reuse"] = True
+        if webhook is not None:
+            body["webhook"] = {"url": webhook}
+        headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+        response = self._transport.call("POST", "/v1/jobs", json=body, headers=headers, patience=5.0)
+        return Job.from_json(response.json())
+
+    def webhook_secret(self, *, renewed: bool = False) -> str:
+        """What webhooks are signed with, as libraries of standardwebhooks.com take it."""
+        method = "POST" if renewed else "GET"
+        return str(self._transport.call(method, "/v1/webhooks/secret").json()["secret"])
 
     def job(self, job_id: str) -> Job:
         return Job.from_json(self._get(f"/v1/jobs/{job_id}"))
@@ -193,6 +233,10 @@ class Client:
         response = self._transport.call("POST", f"/v1/jobs/{job_id}/cancel", patience=5.0)
         return Job.from_json(response.json())
 
+    def delete_job(self, job_id: str) -> None:
+        """Deletes an ended job with its report and files. `ApiError` `job_unfinished` until it has ended."""
+        self._transport.call("DELETE", f"/v1/jobs/{job_id}")
+
     def report(self, job_id: str) -> dict[str, Any]:
         return self._get(f"/v1/jobs/{job_id}/report")
 
@@ -228,6 +272,10 @@ class Client:
         """There are more than a thousand; `contains` leaves those with it in their names."""
         return list(self._pages("/v1/architectures", {"contains": contains or None}))
 
+    def limits(self) -> dict[str, Any]:
+        """Who the key is, and what that owner may take and has taken; null where nothing limits it."""
+        return self._get("/v1/limits")
+
     # --- the calls underneath ----------------------------------------------------------------
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -244,12 +292,22 @@ class Client:
             query["after"] = page["next"]
 
     def _upload(
-        self, path: str, file: Path, fields: Mapping[str, Any], on_bytes: OnBytes | None
+        self,
+        kind: str,
+        file: Path,
+        fields: Mapping[str, Any],
+        resumable: bool | None,
+        on_bytes: OnBytes | None,
     ) -> dict[str, Any]:
         form = {name: str(value) for name, value in fields.items() if value is not None}
+        if resumable is None:
+            resumable = file.stat().st_size >= RESUMABLE_BYTES
+        if resumable:
+            return upload(self._transport, kind, file, form, patience=self.patience, on_bytes=on_bytes)
         with _CountedFile(file, on_bytes) as body:
             files = {"file": (file.name, body, "application/octet-stream")}
-            answer: dict[str, Any] = self._transport.call("POST", path, data=form, files=files).json()
+            response = self._transport.call("POST", f"/v1/{kind}s", data=form, files=files)
+        answer: dict[str, Any] = response.json()
         return answer
 
 

@@ -38,8 +38,9 @@ def demo(out: Console, folder: Path, *, bits: str, method: str, cache: Path) -> 
     # A port of the system's choice and a folder of its own: a stack that is already up is not disturbed.
     with tempfile.TemporaryDirectory(prefix="zsq-demo-") as data_dir:
         out.print("Starting the stack: API, broker, workers, database …")
-        # Inside the folder, whatever the user has set; and a broker of its own.
-        own = {"ZSQ_DATABASE_URL": "", "ZSQ_BLOBS_URL": "", "ZSQ_BROKER_URL": ""}
+        # Inside the folder, whatever the user has set; a broker of its own, and no keys.
+        own = {"ZSQ_DATABASE_URL": "", "ZSQ_BLOBS_URL": "", "ZSQ_BROKER_URL": "", "ZSQ_AUTH": "off"}
+        own["ZSQ_CORS_ORIGINS"] = ""
         with Stack(Path(data_dir), 0, env=own) as stack, Client(stack.url) as client:
             out.print(f"The API listens on {stack.url}")
             _quantize(out, client, trained, folder, bits, method)

@@ -110,7 +110,10 @@ class Dataset(Upload):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One quantization. `status`: queued, running, succeeded, failed, canceled; `metrics`: current losses."""
+    """One quantization. `status`: queued, running, succeeded, failed, canceled; `metrics`: current losses.
+
+    `duplicate_of`, of a job that was just submitted: an earlier one that computes the same, or has.
+    """
 
     id: str
     status: str
@@ -123,6 +126,7 @@ class Job:
     checkpoint_id: str | None
     created_at: datetime | None
     finished_at: datetime | None
+    duplicate_of: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -144,6 +148,7 @@ class Job:
             checkpoint_id=data.get("checkpoint_id"),
             created_at=_time(data.get("created_at")),
             finished_at=_time(data.get("finished_at")),
+            duplicate_of=data.get("duplicate_of"),
             raw=data,
         )
 

@@ -11,6 +11,11 @@ import httpx
 
 from zsq.errors import ApiError, ClientError, ConnectionLost
 
+_GET_A_KEY = (
+    "Set ZSQ_API_KEY (or --api-key, or Client's api_key). `zsq keys create --owner NAME`, where the server "
+    "runs, makes one."
+)
+
 # Answers that say "later", not "no": a restarting server, or a proxy in front of one.
 PASSING = frozenset({429, 502, 503, 504})
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
@@ -31,16 +36,23 @@ class Transport:
         self,
         base_url: str,
         *,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.sleep = sleep
+        self._has_key = bool(api_key)
+        headers = {"user-agent": "zsq"}
+        if api_key:
+            if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+                raise ClientError("The API key holds characters that no key has. Was it copied whole?")
+            headers["authorization"] = f"Bearer {api_key}"
         # Reads may take long (a server hashing what it received), finding out that no one is there may not.
         timeout = httpx.Timeout(60.0, connect=5.0)
         try:
             self._http = httpx.Client(
-                base_url=self.base_url, timeout=timeout, transport=transport, headers={"user-agent": "zsq"}
+                base_url=self.base_url, timeout=timeout, transport=transport, headers=headers
             )
         except httpx.InvalidURL as error:
             raise ClientError(f"{base_url} is no server's address: {error}.") from None
@@ -103,11 +115,14 @@ class Transport:
             "--server or ZSQ_SERVER_URL names another."
         )
 
-    @staticmethod
-    def _problem(response: httpx.Response) -> ApiError:
+    def _problem(self, response: httpx.Response) -> ApiError:
         try:
             response.read()
             body = response.json()
         except (httpx.TransportError, ValueError):
             body = None
-        return ApiError.from_body(response.status_code, body, response.reason_phrase)
+        error = ApiError.from_body(response.status_code, body, response.reason_phrase)
+        if error.status != httpx.codes.UNAUTHORIZED:
+            return error
+        why = "The API key that was sent is not good there." if self._has_key else "No API key was sent."
+        return ApiError(error.status, error.code, f"{self.base_url} refused: {why} {_GET_A_KEY}")

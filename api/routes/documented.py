@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Header, Query
 from pydantic import AfterValidator, BaseModel
 
-from api.errors import NotFound, Problem
+from api.errors import MalformedRequest, NotFound, Problem, phrase_of
 
 
 def _id(text: str) -> str:
@@ -24,10 +23,27 @@ Limit = Annotated[int, Query(ge=1, le=200, description="How many items a page ho
 After = Annotated[str | None, Query(pattern="^[0-9A-Za-z_]{1,64}$", description="`next` of the page before.")]
 
 
+def _key(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", text):
+        raise MalformedRequest("An Idempotency-Key has 1 to 255 printable ASCII characters.")
+    return text
+
+
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Header(
+        description="1 to 255 printable characters of your choice. Within 24 hours the same request with the "
+        "same key is answered as before, with `Idempotent-Replayed: true`, and another request with it is "
+        "refused."
+    ),
+    AfterValidator(_key),
+]
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route; 500 and 503 belong to every one."""
     every = (*statuses, 500, 503)
-    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in every}
+    return {status: {"model": Problem, "description": phrase_of(status)} for status in every}
 
 
 def streamed(fields: type[BaseModel], *, raw: bool, optional_files: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -59,3 +75,13 @@ def streamed(fields: type[BaseModel], *, raw: bool, optional_files: tuple[str, .
             for name, shape in schema["properties"].items()
         ]
     return extra
+
+
+def header_parameters(required: dict[str, str], optional: dict[str, str] | None = None) -> dict[str, Any]:
+    """The `openapi_extra` of a call that reads headers by itself: their names and what they are."""
+    parameters = [
+        {"name": name, "in": "header", "required": name in required, "schema": {"type": "string"}}
+        | {"description": description}
+        for name, description in {**required, **(optional or {})}.items()
+    ]
+    return {"parameters": parameters}

@@ -4,16 +4,18 @@ from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from api.deps import CallerDep, ResourcesDep
 from api.errors import UnsupportedMediaType
-from api.routes.documented import After, IdPath, Limit, problems, streamed
+from api.routes.documented import After, IdempotencyKeyHeader, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
-from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status
+from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status, SubmittedJob
 from api.services import jobs
+from api.services.idempotency import Answer
+from api.services.quota import admitted
 from api.services.receive import receive
 from api.settings import settings_of
-from store.tables import Job
 from store.transitions import UNFINISHED
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -31,36 +33,67 @@ def _json_only(request: Request) -> None:
         )
 
 
-def _accepted(response: Response, job: Job) -> JobOut:
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    response.headers["Retry-After"] = _POLL
-    return JobOut.of(job)
+def _headers(job_id: str) -> dict[str, str]:
+    return {"Location": f"/v1/jobs/{job_id}", "Retry-After": _POLL}
+
+
+def _answered(answer: Answer) -> Response:
+    headers = _headers(answer.body["id"])
+    if answer.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(answer.body, answer.status, headers=headers)
+
+
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "This answer was given before, to the same `Idempotency-Key`.",
+    }
+}
+_SUBMITTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": SubmittedJob, "description": "With `reuse`: an earlier job.", "headers": _REPLAYED},
+    202: {"description": "A new job.", "headers": _REPLAYED},
+}
 
 
 @router.post(
-    "/jobs", status_code=202, responses=problems(400, 404, 413, 415, 422), dependencies=[Depends(_json_only)]
+    "/jobs",
+    status_code=202,
+    response_model=SubmittedJob,
+    responses={**_SUBMITTED, **problems(400, 404, 413, 415, 422)},
+    dependencies=[Depends(_json_only)],
 )
-def submit_job(body: JobRequest, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
+def submit_job(
+    body: JobRequest, caller: CallerDep, resources: ResourcesDep, idempotency_key: IdempotencyKeyHeader = None
+) -> Response:
     """Queues a job. On a pending checkpoint or dataset it waits until that is ready."""
-    return _accepted(response, jobs.submit(resources, caller, body))
+    return _answered(jobs.submit(resources, caller, body, idempotency_key))
 
 
 @router.post(
     "/quantize",
     status_code=202,
-    responses=problems(400, 413, 415, 422),
+    response_model=SubmittedJob,
+    responses={**_SUBMITTED, **problems(400, 413, 415, 422)},
     openapi_extra=streamed(QuantizeFields, raw=False, optional_files=("dataset",)),
 )
 async def quantize(
-    request: Request, response: Response, caller: CallerDep, resources: ResourcesDep
-) -> JobOut:
+    request: Request,
+    caller: CallerDep,
+    resources: ResourcesDep,
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> Response:
     """One shot: uploads a checkpoint, and a dataset if one is given, and queues a job on them."""
     limit = settings_of(request).max_upload_bytes
-    async with receive(
-        request, resources.blobs, QuantizeFields, limit, optional_files=frozenset({"dataset"}), raw=False
-    ) as received:
-        job = await run_sync(jobs.quantize, resources, caller, received.fields, received.files)
-    return _accepted(response, job)
+    extra = frozenset({"dataset"})
+    async with (
+        admitted(request, resources, caller),
+        receive(request, resources.blobs, QuantizeFields, limit, optional_files=extra, raw=False) as received,
+    ):
+        answer = await run_sync(
+            jobs.quantize, resources, caller, received.fields, received.files, idempotency_key
+        )
+    return _answered(answer)
 
 
 @router.get("/jobs", responses=problems(422))
@@ -92,7 +125,14 @@ def get_job(id: IdPath, response: Response, caller: CallerDep, resources: Resour
 @router.post("/jobs/{id}/cancel", status_code=202, responses=problems(404, 409))
 def cancel_job(id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep) -> JobOut:
     """Asks for the job to stop; twice is no error. 409 when it has succeeded or failed."""
-    return _accepted(response, jobs.cancel(resources, caller, id))
+    response.headers.update(_headers(id))
+    return JobOut.of(jobs.cancel(resources, caller, id))
+
+
+@router.delete("/jobs/{id}", status_code=204, responses=problems(404, 409))
+def delete_job(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> None:
+    """Deletes the job, its report, artifacts and events. 409 until it has ended."""
+    jobs.delete(resources, caller, id)
 
 
 @router.get("/jobs/{id}/report", responses=problems(404, 409))

@@ -11,6 +11,11 @@ from core.spec import METHOD_CONFIGS, PROFILES
 
 WEB = Path(__file__).resolve().parent.parent / "web"
 
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(WEB / "templates")
 
@@ -19,6 +24,6 @@ templates = Jinja2Templates(WEB / "templates")
 def dashboard(request: Request) -> Response:
     # zaq first: it is the default.
     methods = sorted(METHOD_CONFIGS, key=lambda name: name != "zaq")
-    headers = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
+    headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
     choices = {"methods": methods, "profiles": PROFILES}
     return templates.TemplateResponse(request, "dashboard.html", choices, headers=headers)

@@ -50,6 +50,9 @@ class FormFields(BaseModel):
         """Whether the fields fit each other. Raises pydantic.ValidationError."""
 
 
+Fields = TypeVar("Fields", bound=FormFields)
+
+
 class Page(BaseModel, Generic[Item]):
     """`next` goes into `after` of the call for the next page; null on the last one."""
 

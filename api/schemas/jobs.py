@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from api.schemas.common import Failure, Label, Name, Time, refuse_unstorable
 from api.schemas.uploads import CheckpointFields
 from core.spec import AnyBits, AnyExport, AnyMethod, ExportConfig, Limits, QuantizationSpec, ZaqConfig
-from store.tables import Artifact, Job
+from store.tables import Artifact, Job, JobEvent
+from store.watch_repository import Look
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_]+$")]
 Labels = Annotated[dict[Name, Label], Field(max_length=64)]
+Device = Literal["any", "cpu", "gpu"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+REUSE = "Take an earlier job that computes the same, or has, instead of making one."
 
 
 class Evaluation(BaseModel):
@@ -24,9 +36,34 @@ class Evaluation(BaseModel):
     dataset_id: Id
 
 
+def _callable(url: str) -> str:
+    """The networks that an operator allows are known to the service alone, and asked there."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be an http or https URL, with a host and no spaces")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user name or password; deliveries are signed")
+    return url
+
+
+WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_callable)]
+
+
+class Webhook(BaseModel):
+    """Told of the job's end by a signed POST (standardwebhooks.com); see `GET /v1/webhooks/secret`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: WebhookUrl
+
+
 class JobRequest(BaseModel):
     """`bits` like `"w4a8"` or an object; `method` a name or an object with its options; `export` a profile's
-    name or an object."""
+    name or an object; `device` where the job may run."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +74,10 @@ class JobRequest(BaseModel):
     export: AnyExport = Field(default_factory=ExportConfig)
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     limits: Limits = Field(default_factory=Limits)
+    device: Device = "any"
     labels: Labels = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(strict=True, description=REUSE)] = False
+    webhook: Webhook | None = None
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -58,6 +98,13 @@ def _json_or_text(value: Any) -> Any:
     return value
 
 
+def _url_alone(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+_URL = {"type": "string", "format": "uri", "maxLength": 2048}
+
+
 class QuantizeFields(CheckpointFields):
     """The one-shot form: a checkpoint's fields and a job's. Objects are given as JSON text."""
 
@@ -66,7 +113,10 @@ class QuantizeFields(CheckpointFields):
     export: Annotated[AnyExport, BeforeValidator(_json_or_text)] = Field(default_factory=ExportConfig)
     seed: Seed = 0
     limits: Annotated[Limits, BeforeValidator(_json_or_text)] = Field(default_factory=Limits)
+    device: Device = "any"
     labels: Annotated[Labels, BeforeValidator(_json_or_text)] = Field(default_factory=dict)
+    reuse: Annotated[bool, Field(description=REUSE)] = False
+    webhook: Annotated[Webhook | None, BeforeValidator(_url_alone), WithJsonSchema(_URL)] = None
 
     _storable = model_validator(mode="before")(refuse_unstorable)
 
@@ -101,7 +151,9 @@ class JobOut(BaseModel):
     export: dict[str, Any]
     seed: int
     limits: dict[str, Any]
+    device: Device
     labels: dict[str, str]
+    webhook: Webhook | None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -109,8 +161,8 @@ class JobOut(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Job) -> JobOut:
-        same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "labels"]
+    def of(cls, row: Job) -> Self:
+        same = ["id", "status", "phase", "metrics", "attempt", "error", "checkpoint_id", "device", "labels"]
         same += ["created_at", "started_at", "finished_at", "updated_at"]
         return cls(
             **{name: getattr(row, name) for name in same},
@@ -118,8 +170,23 @@ class JobOut(BaseModel):
             progress=Progress(**row.progress),
             cancel_requested=row.cancel_requested_at is not None,
             evaluation=Evaluation(dataset_id=row.dataset_id) if row.dataset_id else None,
+            webhook=Webhook(url=row.webhook_url) if row.webhook_url else None,
             links=_links(row),
         )
+
+
+class SubmittedJob(JobOut):
+    """`duplicate_of`: an earlier job of yours that computes the same, or has. `reuse` would have given it."""
+
+    duplicate_of: str | None = None
+
+    @classmethod
+    def after(cls, row: Job, earlier: Job | None) -> SubmittedJob:
+        job = cls.of(row)
+        if earlier is None:
+            return job
+        links = {**job.links, "duplicate_of": f"/v1/jobs/{earlier.id}"}
+        return job.model_copy(update={"duplicate_of": earlier.id, "links": links})
 
 
 def _links(row: Job) -> dict[str, str]:
@@ -129,11 +196,51 @@ def _links(row: Job) -> dict[str, str]:
         links["checkpoint"] = f"/v1/checkpoints/{row.checkpoint_id}"
     if row.dataset_id:
         links["dataset"] = f"/v1/datasets/{row.dataset_id}"
+    if row.webhook_url:
+        links["deliveries"] = f"{itself}/deliveries"
     if row.status in ("queued", "running"):
         links["cancel"] = f"{itself}/cancel"
     if row.status == "succeeded":
         links |= {"report": f"{itself}/report", "artifacts": f"{itself}/artifacts"}
     return links
+
+
+class EventData(BaseModel):
+    """`status` with `attempt` and, of a failed job, `error`; or `phase`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Time
+
+
+class EventOut(BaseModel):
+    """`event` is `status` or `phase`; ids rise, but not one by one."""
+
+    id: int
+    event: str
+    data: EventData
+
+    @classmethod
+    def of(cls, row: JobEvent) -> Self:
+        return cls(id=row.id, event=row.kind, data=EventData(at=row.at, **row.data))
+
+
+class ProgressOut(BaseModel):
+    """The data of a `progress` event."""
+
+    phase: str | None
+    attempt: int
+    progress: Progress
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, look: Look) -> Self:
+        return cls(
+            phase=look.phase,
+            attempt=look.attempt,
+            progress=Progress(**look.progress),
+            metrics=look.metrics,
+        )
 
 
 class ArtifactOut(BaseModel):

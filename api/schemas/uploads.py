@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -108,6 +108,11 @@ class UploadOut(BaseModel):
     created_at: Time
     updated_at: Time
 
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """From the table's row of the same name."""
+        raise NotImplementedError
+
 
 class CheckpointOut(UploadOut):
     """What was sent; what inspection found in a ready file stands in `inspection`."""
@@ -120,7 +125,7 @@ class CheckpointOut(UploadOut):
     classes: list[str] | None
 
     @classmethod
-    def of(cls, row: Checkpoint) -> CheckpointOut:
+    def of(cls, row: Checkpoint) -> Self:
         sent = ("num_classes", "input_shape", "mean", "std", "classes")
         given: dict[str, Any] = {name: row.network.get(name) for name in sent}
         return cls(**_common(row), architecture=row.architecture, **given)
@@ -130,7 +135,7 @@ class DatasetOut(UploadOut):
     classes: list[str] | None
 
     @classmethod
-    def of(cls, row: Dataset) -> DatasetOut:
+    def of(cls, row: Dataset) -> Self:
         return cls(**_common(row), classes=row.classes)
 
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from store.queue import Queue
-from store.tables import Checkpoint, Dataset, Job
+from store.tables import Checkpoint, Dataset, Job, Upload
 
 log = logging.getLogger(__name__)
 
 
-def announce_checkpoint(queue: Queue, row: Checkpoint) -> None:
+def announce_upload(queue: Queue, row: Upload) -> None:
     if row.state == "pending":
-        _send(queue.inspect_checkpoint, row.id)
-
-
-def announce_dataset(queue: Queue, row: Dataset) -> None:
-    if row.state == "pending":
-        _send(queue.inspect_dataset, row.id)
+        _send(queue.inspect_checkpoint if isinstance(row, Checkpoint) else queue.inspect_dataset, row.id)
 
 
 def announce_job(queue: Queue, row: Job, checkpoint: Checkpoint, dataset: Dataset | None) -> None:
     """A job on a pending upload waits: it is sent when the upload has become ready."""
     if checkpoint.state == "ready" and (dataset is None or dataset.state == "ready"):
-        _send(queue.quantize, row.id)
+        _send(partial(queue.quantize, device=row.device), row.id)
 
 
 def _send(send: Callable[[str], None], id: str) -> None:

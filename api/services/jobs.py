@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 
 from api.deps import Caller, Resources
 from api.errors import NotFound, NotReady
-from api.schemas.jobs import JobRequest, QuantizeFields
+from api.schemas.jobs import JobRequest, QuantizeFields, SubmittedJob
 from api.schemas.uploads import DatasetFields
-from api.services.dispatch import announce_checkpoint, announce_dataset, announce_job
-from api.services.uploads import not_found, put_checkpoint, put_dataset
+from api.services import quota
+from api.services.dispatch import announce_job, announce_upload
+from api.services.idempotency import Answer, Once
+from api.services.kinds import CHECKPOINT, DATASET
+from api.services.uploads import Content, check_room, made, not_found, put
+from api.services.webhooks import refuse_private
 from core.errors import InputError
 from core.spec import QuantizationSpec
-from store.blobs import BlobWriter
+from store import tracing
 from store.database import UnitOfWork
 from store.errors import AlreadyEnded
-from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, new_id
+from store.garbage import delete_now
+from store.logging import current_request_id
+from store.queue import Queue
+from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, WebhookDelivery, new_id
 from store.transitions import UNFINISHED
 
 
-def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
-    """Raises NotFound, and InputError when what it names was rejected."""
+def submit(resources: Resources, caller: Caller, request: JobRequest, key: str | None = None) -> Answer:
+    """A job, or with `reuse` an earlier one; a `key` that was used before gives its answer again.
+
+    Raises NotFound, TooMany, InputError when what it names was rejected, and IdempotencyKeyReused.
+    """
+    refuse_private(request.webhook, resources)
     with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
+        asked = ["jobs", request.model_dump(mode="json")]
+        once = Once(work, caller, key, asked, resources.idempotency_lifetime)
+        if once.earlier is not None:
+            return once.earlier
         checkpoint = work.checkpoints.hold(request.checkpoint_id, caller.owner)
         if checkpoint is None:
             raise not_found("checkpoint", request.checkpoint_id)
@@ -30,50 +50,112 @@ def submit(resources: Resources, caller: Caller, request: JobRequest) -> Job:
             dataset = work.datasets.hold(request.evaluation.dataset_id, caller.owner)
             if dataset is None:
                 raise not_found("dataset", request.evaluation.dataset_id)
-        job = _add(work, caller, request.spec(), checkpoint, dataset, request.labels)
-    announce_job(resources.queue, job, checkpoint, dataset)
-    return job
+        accepted = _accept(work, resources, caller, request, checkpoint, dataset)
+        answer = once.keep(accepted.answer())
+    accepted.announce(resources.queue)
+    return answer
 
 
 def quantize(
-    resources: Resources, caller: Caller, fields: QuantizeFields, files: dict[str, BlobWriter]
-) -> Job:
-    """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
-    with resources.database.write() as work:
-        checkpoint, _ = put_checkpoint(work, resources.blobs, caller, fields, files["file"])
-        dataset = None
-        if "dataset" in files:
-            dataset, _ = put_dataset(work, resources.blobs, caller, DatasetFields(), files["dataset"])
-        job = _add(work, caller, fields.spec(), checkpoint, dataset, fields.labels)
-    announce_checkpoint(resources.queue, checkpoint)
-    if dataset is not None:
-        announce_dataset(resources.queue, dataset)
-    announce_job(resources.queue, job, checkpoint, dataset)
-    return job
-
-
-def _add(
-    work: UnitOfWork,
+    resources: Resources,
     caller: Caller,
-    spec: QuantizationSpec,
+    fields: QuantizeFields,
+    files: Mapping[str, Content],
+    key: str | None = None,
+) -> Answer:
+    """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
+    refuse_private(fields.webhook, resources)
+    sums = {name: file.sha256 for name, file in sorted(files.items())}
+    with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
+        asked = ["quantize", fields.model_dump(mode="json"), sums]
+        once = Once(work, caller, key, asked, resources.idempotency_lifetime)
+        if once.earlier is not None:
+            return once.earlier
+        if not fields.reuse:
+            quota.check_queue(work, resources.access, caller)
+        checkpoint, dataset = made(caller, CHECKPOINT, fields, files["file"]), None
+        if "dataset" in files:
+            dataset = made(caller, DATASET, DatasetFields(), files["dataset"])
+        # Both at once, before the bytes of either are kept: a rollback would not take them back.
+        check_room(work, resources, caller, *filter(None, (checkpoint, dataset)))
+        # Both at once: two requests with the same files the other way round would wait for ever.
+        work.lock_blob(*sums.values())
+        checkpoint, _ = put(work, CHECKPOINT, checkpoint, files["file"])
+        if dataset is not None:
+            dataset, _ = put(work, DATASET, dataset, files["dataset"])
+        accepted = _accept(work, resources, caller, fields, checkpoint, dataset)
+        answer = once.keep(accepted.answer())
+    for upload in filter(None, (checkpoint, dataset)):
+        announce_upload(resources.queue, upload)
+    accepted.announce(resources.queue)
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """`earlier` computes the same as `job`, which is new; or it is `job` itself, which was asked for."""
+
+    job: Job
+    earlier: Job | None
+    checkpoint: Checkpoint
+    dataset: Dataset | None
+
+    @property
+    def new(self) -> bool:
+        return self.job is not self.earlier
+
+    def answer(self) -> Answer:
+        status = HTTPStatus.ACCEPTED if self.new else HTTPStatus.OK
+        shown = SubmittedJob.after(self.job, self.earlier if self.new else None)
+        return Answer(status, shown.model_dump(mode="json"))
+
+    def announce(self, queue: Queue) -> None:
+        if self.new:
+            announce_job(queue, self.job, self.checkpoint, self.dataset)
+
+
+def _accept(
+    work: UnitOfWork,
+    resources: Resources,
+    caller: Caller,
+    request: JobRequest | QuantizeFields,
     checkpoint: Checkpoint,
     dataset: Dataset | None,
-    labels: dict[str, str],
-) -> Job:
+) -> _Accepted:
     _refuse_rejected(checkpoint, "checkpoint", "checkpoint_id")
     if dataset is not None:
         _refuse_rejected(dataset, "dataset", "evaluation.dataset_id")
-    return work.jobs.add(
-        Job(
-            id=new_id("job"),
-            owner=caller.owner,
-            checkpoint_id=checkpoint.id,
-            dataset_id=dataset.id if dataset is not None else None,
-            spec=spec.to_json(),
-            labels=labels,
-            method=spec.method.name,
-        )
+    spec = request.spec()
+    digest = _digest(checkpoint, dataset, spec)
+    if request.reuse:
+        work.lock_digest(caller.owner, digest)
+    earlier = work.jobs.duplicate(caller.owner, digest)
+    if request.reuse and earlier is not None:
+        return _Accepted(earlier, earlier, checkpoint, dataset)
+    quota.check_queue(work, resources.access, caller)
+    job = Job(
+        id=new_id("job"),
+        owner=caller.owner,
+        checkpoint_id=checkpoint.id,
+        dataset_id=dataset.id if dataset is not None else None,
+        spec=spec.to_json(),
+        labels=request.labels,
+        device=request.device,
+        method=spec.method.name,
+        digest=digest,
+        webhook_url=request.webhook.url if request.webhook else None,
+        request_id=current_request_id(),
+        traceparent=tracing.traceparent(),
     )
+    return _Accepted(work.jobs.add(job), earlier, checkpoint, dataset)
+
+
+def _digest(checkpoint: Checkpoint, dataset: Dataset | None, spec: QuantizationSpec) -> str:
+    """What is computed, by content: of overrides the last that matches counts, so order stays."""
+    measured = [dataset.blob_sha256, dataset.classes] if dataset is not None else None
+    what = [checkpoint.blob_sha256, checkpoint.network, measured, spec.to_json()]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
 def _refuse_rejected(upload: Upload, noun: str, field: str) -> None:
@@ -101,6 +183,15 @@ def cancel(resources: Resources, caller: Caller, id: str) -> Job:
         return find(work, caller, id)
 
 
+def delete(resources: Resources, caller: Caller, id: str) -> None:
+    """With its report, artifacts and events. Raises NotFound, and JobUnfinished until it has ended."""
+    with resources.database.write() as work:
+        find(work, caller, id)
+        named = work.blobs.of_job(id)
+        work.jobs.delete(id)
+    delete_now(resources.database, resources.blobs, named)
+
+
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:
     job = _succeeded(work, caller, id)
     return job.report or {}
@@ -116,6 +207,10 @@ def artifact(work: UnitOfWork, caller: Caller, id: str, name: str) -> Artifact:
     if found is None:
         raise NotFound(f"The job {id} has no artifact {name[:100]!r}.")
     return found
+
+
+def deliveries(work: UnitOfWork, caller: Caller, id: str) -> Sequence[WebhookDelivery]:
+    return work.webhooks.of_job(find(work, caller, id).id)
 
 
 def _succeeded(work: UnitOfWork, caller: Caller, id: str) -> Job:

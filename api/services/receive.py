@@ -7,28 +7,26 @@ of a request that turns out wrong.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
 
+from api import metrics
+from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
-from api.schemas.common import FormFields
+from api.schemas.common import Fields
 from api.services.multipart import FormReader
 from store.blobs import BlobStore, BlobWriter
 
-Fields = TypeVar("Fields", bound=FormFields)
-
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
-# Read and dropped before a refusal, since a client that is cut off while it sends may miss the answer.
-_DRAIN_BYTES, _DRAIN_SECONDS = 1 << 30, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ async def receive(
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
         except ApiError:
-            await _drain(request, stream)
+            await drain(request, stream)
             raise
         for name, writer in received.files.items():
             if writer.size == 0:
@@ -92,7 +90,7 @@ async def _receive_raw(
     for name in names:
         if names.count(name) > 1:
             raise Invalid.one(name, "duplicate_field", "given more than once")
-    fields = _validated(schema, dict(query))
+    fields = validated(schema, dict(query))
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large(max_bytes)
@@ -103,7 +101,7 @@ async def _receive_raw(
             raise too_large(max_bytes)
         writer.write(data)
 
-    await _pump(stream, write)
+    await pump(stream, write)
     return Received(fields, {"file": writer})
 
 
@@ -123,39 +121,35 @@ async def _receive_form(
         open_file=lambda: stack.enter_context(blobs.writer()),
         max_bytes=max_bytes,
     )
-    await _pump(stream, reader.feed)
+    await pump(stream, reader.feed)
     reader.finish()
-    fields = _validated(schema, reader.fields)
+    fields = validated(schema, reader.fields)
     if "file" not in reader.files:
         raise Invalid.one("file", "missing", "the form has no part named file")
     return Received(fields, reader.files)
 
 
-async def _pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
+async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
+    """Raises ClientDisconnect when the body broke off; whatever arrived before has been fed."""
     batch: list[bytes] = []
     size = 0
-    async for chunk in stream:
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= _BATCH_BYTES:
-            await run_sync(feed, b"".join(batch))
-            batch, size = [], 0
+    try:
+        async for chunk in stream:
+            batch.append(chunk)
+            size += len(chunk)
+            metrics.uploaded(len(chunk))
+            if size >= _BATCH_BYTES:
+                await run_sync(feed, b"".join(batch))
+                batch, size = [], 0
+    except ClientDisconnect:
+        await run_sync(feed, b"".join(batch))
+        raise
     if size:
         await run_sync(feed, b"".join(batch))
 
 
-async def _drain(request: Request, stream: AsyncIterator[bytes]) -> None:
-    if request.headers.get("expect", "").lower() == "100-continue":
-        return  # such a client waits for our word before it sends
-    left = _DRAIN_BYTES
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        async for chunk in stream:
-            left -= len(chunk)
-            if left < 0:
-                break
-
-
-def _validated(schema: type[Fields], values: dict[str, str]) -> Fields:
+def validated(schema: type[Fields], values: Mapping[str, str]) -> Fields:
+    """Raises Invalid."""
     try:
         fields = schema.model_validate(values)
         fields.check()

@@ -1,92 +1,90 @@
-"""Checkpoints and datasets: kept once by content and fields, found, listed, deleted."""
+"""Checkpoints and datasets: kept once by content and fields, found, deleted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from api.deps import Caller, Resources
 from api.errors import NotFound
-from api.schemas.uploads import CheckpointFields, DatasetFields
-from api.services.dispatch import announce_checkpoint, announce_dataset
-from store.blobs import BlobStore, BlobWriter
+from api.schemas.common import Fields
+from api.services import quota
+from api.services.dispatch import announce_upload
+from api.services.kinds import KINDS, Kind
+from store.blobs import BlobRef
 from store.database import UnitOfWork
+from store.garbage import delete_now
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Checkpoint, Dataset, new_id
+from store.tables import Upload, utc_now
 
 
-def save_checkpoint(
-    resources: Resources, caller: Caller, fields: CheckpointFields, file: BlobWriter
-) -> tuple[Checkpoint, bool]:
-    """The checkpoint of these bytes and fields, and whether it is new."""
-    with resources.database.write() as work:
-        row, new = put_checkpoint(work, resources.blobs, caller, fields, file)
-    announce_checkpoint(resources.queue, row)
-    return row, new
+class Content(Protocol):
+    """Bytes that have come whole; they stay when they are committed."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def commit(self) -> BlobRef: ...
 
 
-def save_dataset(
-    resources: Resources, caller: Caller, fields: DatasetFields, file: BlobWriter
-) -> tuple[Dataset, bool]:
-    """The dataset of these bytes and fields, and whether it is new."""
-    with resources.database.write() as work:
-        row, new = put_dataset(work, resources.blobs, caller, fields, file)
-    announce_dataset(resources.queue, row)
-    return row, new
-
-
-def put_checkpoint(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: CheckpointFields, file: BlobWriter
-) -> tuple[Checkpoint, bool]:
-    network = fields.network().to_json()
-    row = Checkpoint(
-        id=new_id("ckpt"),
-        name=fields.name,
-        architecture=fields.architecture,
-        network=network,
-        **_common(caller, file, ["checkpoint", fields.name, network]),
-    )
-    return _put(work, work.checkpoints, blobs, row, file)
-
-
-def put_dataset(
-    work: UnitOfWork, blobs: BlobStore, caller: Caller, fields: DatasetFields, file: BlobWriter
-) -> tuple[Dataset, bool]:
-    row = Dataset(
-        id=new_id("data"),
-        name=fields.name,
-        classes=fields.classes,
-        **_common(caller, file, ["dataset", fields.name, fields.classes]),
-    )
-    return _put(work, work.datasets, blobs, row, file)
-
-
-def _common(caller: Caller, file: BlobWriter, fields: list[Any]) -> dict[str, Any]:
-    identity = json.dumps([caller.owner, file.sha256, *fields], sort_keys=True)
-    return {
-        "owner": caller.owner,
-        "blob_sha256": file.sha256,
-        "bytes": file.size,
-        "state": "pending",
-        "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
-    }
-
-
-def _put(
-    work: UnitOfWork,
-    repository: UploadRepository[UploadRow],
-    blobs: BlobStore,
-    row: UploadRow,
-    file: BlobWriter,
+def save(
+    resources: Resources, caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content
 ) -> tuple[UploadRow, bool]:
+    """The row of these bytes and fields, and whether it is new. Raises QuotaExceeded."""
+    with resources.database.write() as work:
+        quota.lock(work, resources.access, caller)
+        row = made(caller, kind, fields, file)
+        check_room(work, resources, caller, row)
+        row, new = put(work, kind, row, file)
+    announce_upload(resources.queue, row)
+    return row, new
+
+
+def made(caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content) -> UploadRow:
+    """The row as it would be, were it new; not yet in the database."""
+    row = kind.make(fields)
+    row.owner, row.state = caller.owner, "pending"
+    row.blob_sha256, row.bytes = file.sha256, file.size
+    row.fingerprint = _fingerprint(row.owner, row.blob_sha256, kind.noun, row.name, kind.meaning(row))
+    return row
+
+
+def check_room(work: UnitOfWork, resources: Resources, caller: Caller, *rows: Upload) -> None:
+    """Raises QuotaExceeded unless those of the rows that are new fit, all together."""
+    size = 0
+    for row in rows:
+        known = KINDS[type(row).__tablename__].rows(work).by_fingerprint(row.fingerprint)
+        size += row.bytes if known is None else 0
+    quota.check_room(work, resources.access, caller, size)
+
+
+def put(
+    work: UnitOfWork, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
+) -> tuple[UploadRow, bool]:
+    """As `save`, within a transaction that has seen to the room; `announce_upload` is for after it.
+
+    What was rejected is pending again: who sends it once more may hope for another answer, since this
+    server may know more by now, and a reader may have crashed for other reasons than the file.
+    """
+    rows = kind.rows(work)
     # Under the lock no other transaction adds the same row or drops the bytes.
     work.lock_blob(row.blob_sha256)
-    known = repository.by_fingerprint(row.fingerprint)
-    if known is None or not blobs.exists(row.blob_sha256):
-        file.commit()
-    held = repository.hold(known.id, known.owner) if known is not None else None
-    return (held, False) if held is not None else (repository.add(row), True)
+    # Even if they are known: what has been damaged since is mended by that.
+    file.commit()
+    known = rows.by_fingerprint(row.fingerprint)
+    held = rows.hold(known.id, known.owner) if known is not None else None
+    if held is None:
+        return rows.add(row), True
+    held.updated_at = utc_now()  # retention counts from here
+    if held.state == "rejected" and rows.reopen(held.id):
+        held = rows.hold(held.id, held.owner) or held
+    return held, False
+
+
+def _fingerprint(*identity: Any) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> UploadRow:
@@ -96,16 +94,14 @@ def find(repository: UploadRepository[UploadRow], caller: Caller, id: str) -> Up
     return row
 
 
-def delete(
-    resources: Resources, work: UnitOfWork, repository: UploadRepository[UploadRow], caller: Caller, id: str
-) -> None:
+def delete(resources: Resources, caller: Caller, kind: Kind[Any, Any], id: str) -> None:
     """Raises NotFound, and InUse while an unfinished job needs it. The bytes go with their last row."""
-    sha256 = find(repository, caller, id).blob_sha256
-    work.lock_blob(sha256)
-    if not repository.delete(id):
-        raise not_found(repository.noun, id)
-    if not work.blob_in_use(sha256):
-        resources.blobs.delete(sha256)
+    with resources.database.write() as work:
+        rows = kind.rows(work)
+        sha256 = find(rows, caller, id).blob_sha256
+        if not rows.delete(id):
+            raise not_found(kind.noun, id)
+    delete_now(resources.database, resources.blobs, [sha256])
 
 
 def not_found(noun: str, id: str) -> NotFound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Any, Literal
 
 from core.spec import Budget
 
@@ -30,9 +30,21 @@ class Clock:
         return self.share() if self.iterations else min(self.share(), 0.99)
 
     def expected_iterations(self) -> int:
+        """0 while that cannot be told."""
         if self.budget.iterations:
             return self.budget.iterations
+        if not self.iterations:
+            return 0
         return max(self.iterations, round(self.iterations / min(1.0, self.share())))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"iterations": self.iterations, "seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What an earlier attempt spent is added to what this one has."""
+        iterations, seconds = int(state["iterations"]), float(state["seconds"])
+        self.iterations += iterations
+        self.began -= seconds
 
     def stopped_by(self) -> Literal["iterations", "seconds", "no_progress"]:
         """Why training ended: what the budget counts, or, with budget left, for lack of progress."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,22 @@ class EarlyStop:
             "held_back_agreement": self.best_agreement,
             "best_iteration": float(self.best_iteration),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the images and what is wanted of them, which cannot be drawn a second time."""
+        return {
+            "images": self.images_NCHW,
+            "wanted": self.wanted_NC,
+            "best": dict(self._best),
+            "best_loss": self.best_loss,
+            "best_agreement": self.best_agreement,
+            "best_iteration": self.best_iteration,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """All but the images, which it was made with."""
+        self._best, self.best_iteration = dict(state["best"]), int(state["best_iteration"])
+        self.best_loss, self.best_agreement = float(state["best_loss"]), float(state["best_agreement"])
 
 
 @contextmanager

@@ -27,10 +27,10 @@ Shapes: z_ND latents; y_N classes; x_NCHW images, normalized.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,18 +40,18 @@ from core.context import RunContext
 from core.errors import Diverged
 from core.fake_quant.insert import Student
 from core.fake_quant.observers import MovingAverage
-from core.memory import within_memory
 from core.methods.answered import Answered
-from core.methods.base import Summary, class_count, image_shape, thinned
-from core.methods.clock import Clock
-from core.methods.early_stop import IMAGES, EarlyStop
-from core.methods.guard import Part
+from core.methods.attempt import Attempt
+from core.methods.base import Summary, class_count, image_shape
+from core.methods.early_stop import IMAGES
+from core.methods.generative import Generative
 from core.methods.inundation import inundated
-from core.methods.memory import Halving
 from core.methods.optimizers import Schedule, student_optimizer
-from core.methods.prepare import SYNTHESIS_SHARE, Prepared, prepare
+from core.methods.prepare import Prepared, prepare
+from core.methods.resume import resumed
 from core.methods.softened import softened_kl
-from core.methods.training import Losses, train
+from core.methods.training import Losses, Training
+from core.methods.warm_up import warm_up
 from core.spec import GdfqConfig, GdfqSettings
 from core.synthesis.conditional import ClassNoise, build
 from core.synthesis.distill import frozen
@@ -66,55 +66,41 @@ def run(teacher: fx.GraphModule, student: Student, config: GdfqConfig, context: 
     """Trains the student in place; see `core.methods.base.Method`. Raises Diverged."""
     settings = config.resolved()
     context.seed_everything()
-    clock = Clock(settings.budget)
-    notes: list[str] = []
+    attempt = Attempt(student, settings, context)
     with ExitStack() as stack:
         stack.enter_context(frozen(teacher))
         statistics = stack.enter_context(BatchNormStatistics(teacher, settings.statistics))
         statistics.enabled = False  # until the generator asks for them
         if statistics.layers == 0:
-            notes.append("No batch-normalization statistics: only its classes guide the generator.")
+            attempt.notes.append("No batch-normalization statistics: only its classes guide the generator.")
         student.eval()
+        lesson = partial(Lesson, teacher, student, statistics, settings, context)
         with context.phase("synthesizing"):
-            prepared = Prepared(None, steps=0)
-            if settings.ranges != "average":
-                start, count, later = settings.start, settings.distilled_images, settings.warmup_iterations
-                prepared = prepare(
-                    teacher, student, clock, context, start=start, images=count, later_steps=later
-                )
-                notes.extend(prepared.notes)
-            lesson = Lesson(teacher, student, statistics, settings, context, prepared.images)
-            _warm_up(lesson, clock, context, prepared.steps, notes)
-        stop = lesson.early_stop() if settings.patience else None
-        with context.phase("training"):
-            history = train(lesson, clock, context, notes, stop)
-        student.learn_ranges(False)
-        found = stop.finish(clock.iterations) if stop else {}
-        images, labels, measures = lesson.shown_images()
-    return Summary(
-        iterations=clock.iterations,
-        seconds=clock.seconds(),
-        stopped_by=clock.stopped_by(),
-        images=images,
-        labels=labels,
-        losses=thinned(history),
-        measures=measures | found,
-        settings=asdict(settings),
-        notes=notes,
-    )
+            training = resumed(attempt, lesson)
+            training = training or Training(_begun(teacher, settings, attempt, lesson), attempt)
+        with context.phase("training", training.clock.iterations, training.clock.expected_iterations()):
+            found = training.run()
+            images, labels, measures = training.trainee.shown_images()
+    return training.summary(images, measures | found, labels)
 
 
-def _warm_up(lesson: Lesson, clock: Clock, context: RunContext, before: int, notes: list[str]) -> None:
-    """The generator alone, at least one step; `before` steps were reported in the phase."""
-    steps, averaged = lesson.settings.warmup_iterations, lesson.settings.ranges == "average"
-    with lesson.student.observing(MovingAverage) if averaged else nullcontext():
-        for step in range(steps):
-            if step and clock.share() > SYNTHESIS_SHARE:
-                break
-            context.step(before + step + 1, before + steps, within_memory(lesson, notes, lesson.warm_up_step))
+def _begun(
+    teacher: fx.GraphModule,
+    settings: GdfqSettings,
+    attempt: Attempt,
+    lesson: Callable[[Tensor | None], Lesson],
+) -> Lesson:
+    """The lesson as training starts from it."""
+    averaged, prepared = settings.ranges == "average", Prepared(None, steps=0)
+    if not averaged:
+        prepared = prepare(teacher, attempt, images=settings.distilled_images)
+    begun = lesson(prepared.images)
+    with attempt.student.observing(MovingAverage) if averaged else nullcontext():
+        warm_up(begun, attempt, steps=settings.warmup_iterations, least=1, before=prepared.steps)
+    return begun
 
 
-class Lesson(Halving):
+class Lesson(Generative):
     """Generator and student, each with the optimizer that it learns by."""
 
     def __init__(
@@ -129,7 +115,8 @@ class Lesson(Halving):
         self.teacher, self.student, self.statistics = teacher, student, statistics
         self.settings, self.context = settings, context
         self.classes = class_count(teacher)
-        self.noise = self.noise_of(context.seed)
+        self.random = torch.Generator().manual_seed(context.seed)
+        self.noise = self.noise_of(self.random)
         kind, eps = settings.generator, settings.generator_eps
         generator = build(image_shape(teacher), self.classes, settings.latent_dim, kind, eps)
         self.generator = generator.to(context.device)
@@ -147,9 +134,9 @@ class Lesson(Halving):
         optimizers = (self.student_optimizer, self.generator_optimizer)
         self.schedule = Schedule(optimizers, settings.schedule, parts=4)
         self.inundation = 0.0
-        self.distilled = None
+        self.distilled: Answered | None = None
         if settings.distilled_images and distilled is not None:
-            self.distilled = Answered(teacher, distilled, settings.batch_size, context)
+            self.distilled = Answered.by(teacher, distilled, settings.batch_size, context)
 
     def warm_up_step(self) -> Losses:
         x_NCHW, y_N = self.images()
@@ -215,8 +202,7 @@ class Lesson(Halving):
         self.student.constrain()
         return {"student": loss.item(), **losses}
 
-    def noise_of(self, seed: int) -> ClassNoise:
-        random = torch.Generator().manual_seed(seed)
+    def noise_of(self, random: torch.Generator) -> ClassNoise:
         return ClassNoise(self.settings.latent_dim, self.classes, self.context.device, random)
 
     def halve_batch(self) -> int | None:
@@ -234,15 +220,15 @@ class Lesson(Halving):
         self.inundation = (self.settings.inundation or 0.0) * self.schedule.set(done, factor)
 
     @torch.no_grad()
-    def early_stop(self) -> EarlyStop:
-        """On images of the generator as it is now, which the student will never be trained on."""
-        assert self.settings.patience is not None
+    def held_back(self) -> tuple[Tensor, Tensor]:
+        """Of the generator as it is now."""
         self.statistics.enabled = False
-        drawn = self.noise_of(self.context.seed + 1)(IMAGES)
+        drawn = self.noise_of(torch.Generator().manual_seed(self.context.seed + 1))(IMAGES)
         x_NCHW = torch.cat([self.generator(*piece) for piece in self.pieces(*drawn)])
-        wanted_NC = torch.cat([self.teacher(batch) for batch in self.batches(x_NCHW)])
-        loss = partial(softened_kl, temperature=self.settings.temperature)
-        return EarlyStop(self.student, x_NCHW, wanted_NC, loss, self.settings.patience, self.batches)
+        return x_NCHW, torch.cat([self.teacher(batch) for batch in self.batches(x_NCHW)])
+
+    def distance(self, logits_NC: Tensor, wanted_NC: Tensor) -> Tensor:
+        return softened_kl(logits_NC, wanted_NC, self.settings.temperature)
 
     @torch.no_grad()
     def shown_images(self) -> tuple[Tensor, Tensor, Losses]:
@@ -256,8 +242,12 @@ class Lesson(Halving):
             measures["bn_statistics"] = loss.item()
         return x_NCHW.cpu(), y_N.cpu(), measures
 
-    def parts(self) -> Sequence[Part]:
-        return self.student, self.generator, *self.schedule.optimizers
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "distilled": self.distilled and self.distilled.state_dict()}
 
-    def restored(self) -> None:
-        pass
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if (saved := state["distilled"]) is not None:
+            batch_size: int = self.settings.batch_size
+            self.distilled = Answered(saved["images"], saved["wanted"], batch_size, self.context)
+            self.distilled.load_state_dict(saved)

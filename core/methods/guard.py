@@ -62,5 +62,13 @@ class Guard:
         self.notes.append(f"Iteration {iteration} diverged: back to a good state, learning rates halved.")
         return False
 
+    def state_dict(self) -> dict[str, Any]:
+        good = [dict(state) for state in self._good]
+        return {"rate": self.rate, "retreats": self._retreats, "first": self._first, "good": good}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rate, self._first = float(state["rate"]), float(state["first"])
+        self._retreats, self._good = int(state["retreats"]), list(state["good"])
+
     def _state(self) -> list[dict[str, Any]]:
         return [deepcopy(part.state_dict()) for part in self.parts]

@@ -29,9 +29,10 @@ Shapes: z_ND latents; x_NCHW images, normalized.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,16 +41,16 @@ from torch.nn import functional as F
 from core.context import RunContext
 from core.fake_quant.insert import Student, parameters_in_groups
 from core.fake_quant.observers import MinMax
-from core.memory import within_memory
-from core.methods.base import Summary, image_shape, thinned
-from core.methods.clock import Clock
+from core.methods.attempt import Attempt
+from core.methods.base import Summary, image_shape
 from core.methods.discrepancy import DISCREPANCIES
-from core.methods.early_stop import IMAGES, EarlyStop
-from core.methods.guard import Part
-from core.methods.memory import Halving
+from core.methods.early_stop import IMAGES
+from core.methods.generative import Generative
 from core.methods.optimizers import Schedule, student_optimizer
-from core.methods.prepare import SYNTHESIS_SHARE, prepare
-from core.methods.training import Losses, train
+from core.methods.prepare import prepare
+from core.methods.resume import resumed
+from core.methods.training import Losses, Training
+from core.methods.warm_up import warm_up
 from core.networks.fold_bn import fold_bn, names_after_folding
 from core.networks.graph import stage_outputs, with_outputs
 from core.spec import ZaqConfig, ZaqSettings
@@ -60,59 +61,45 @@ from core.synthesis.precision import reduced_precision
 from core.synthesis.statistics import BatchNormStatistics
 
 _SHOWN = 64
+_UNGUIDED = "No batch-normalization statistics: only the discrepancy guides the generator."
 
 
 def run(teacher: fx.GraphModule, student: Student, config: ZaqConfig, context: RunContext) -> Summary:
     """Trains the student in place; see `core.methods.base.Method`. Raises Diverged."""
     settings = config.resolved()
     context.seed_everything()
-    clock = Clock(settings.budget)
-    notes: list[str] = []
+    attempt = Attempt(student, settings, context)
     with ExitStack() as stack:
         stack.enter_context(frozen(teacher))
         statistics = stack.enter_context(BatchNormStatistics(teacher))
         statistics.enabled = False  # until the game asks for them
         if statistics.layers == 0:
-            notes.append("No batch-normalization statistics: only the discrepancy guides the generator.")
-        with context.phase("synthesizing"):
-            before = 0
-            if settings.ranges != "widening":
-                start, later = settings.start, settings.warmup_iterations
-                prepared = prepare(  # features are compared, so channels stay in the teacher's scale
-                    teacher, student, clock, context, start=start, equalize=False, later_steps=later
-                )
-                before = prepared.steps
-                notes.extend(prepared.notes)
-            game = Game(teacher, student, statistics, settings, context)
-            for step in range(settings.warmup_iterations):
-                if statistics.layers == 0 or clock.share() > SYNTHESIS_SHARE:
-                    break
-                losses = within_memory(game, notes, game.warm_up_step)
-                done = before + step + 1
-                context.step(done, before + settings.warmup_iterations, losses)
-        student.train(not settings.fold_bn)
+            attempt.notes.append(_UNGUIDED)
         if settings.ranges == "widening":
             stack.enter_context(student.observing(MinMax))
-        stop = game.early_stop() if settings.patience else None
-        with context.phase("training"):
-            history = train(game, clock, context, notes, stop)
-        student.eval()
-        student.learn_ranges(False)
-        found = stop.finish(clock.iterations) if stop else {}
-        shown, measures = game.shown_images(_SHOWN)
-    return Summary(
-        iterations=clock.iterations,
-        seconds=clock.seconds(),
-        stopped_by=clock.stopped_by(),
-        images=shown,
-        losses=thinned(history),
-        measures=measures | found,
-        settings=asdict(settings),
-        notes=notes,
-    )
+        game = partial(Game, teacher, student, statistics, settings, context)
+        with context.phase("synthesizing"):
+            training = resumed(attempt, game) or Training(_begun(teacher, attempt, game), attempt)
+        student.train(not settings.fold_bn)
+        with context.phase("training", training.clock.iterations, training.clock.expected_iterations()):
+            found = training.run()
+            shown, measures = training.trainee.shown_images(_SHOWN)
+    return training.summary(shown, measures | found)
 
 
-class Game(Halving):
+def _begun(teacher: fx.GraphModule, attempt: Attempt, game: Callable[[], Game]) -> Game:
+    """The game as training starts from it."""
+    before = 0
+    if attempt.settings.ranges != "widening":
+        # Features are compared, so channels stay in the teacher's scale.
+        before = prepare(teacher, attempt, equalize=False).steps
+    begun = game()
+    steps = begun.settings.warmup_iterations if begun.statistics.layers else 0
+    warm_up(begun, attempt, steps=steps, least=0, before=before)
+    return begun
+
+
+class Game(Generative):
     """Generator and student, each with the optimizer that plays for it."""
 
     def __init__(
@@ -134,8 +121,8 @@ class Game(Halving):
         self.discrepancy = DISCREPANCIES[settings.discrepancy] if stages else None
         self.generator = Generator(image_shape(teacher), settings.latent_dim).to(context.device)
         place_images(self.generator, teacher)
-        random = torch.Generator().manual_seed(context.seed)
-        self.noise = LatentNoise(settings.latent_dim, context.device, random)
+        self.random = torch.Generator().manual_seed(context.seed)
+        self.noise = LatentNoise(settings.latent_dim, context.device, self.random)
         self.weights, _ = parameters_in_groups(student)
         self.student_optimizer = student_optimizer(
             student,
@@ -145,8 +132,8 @@ class Game(Halving):
             range_lr=settings.range_lr if settings.ranges == "learned" else None,
         )
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.generator_lr)
-        self.optimizers = (self.student_optimizer, self.generator_optimizer)
-        self.schedule = Schedule(self.optimizers, settings.schedule, parts=3)
+        optimizers = (self.student_optimizer, self.generator_optimizer)
+        self.schedule = Schedule(optimizers, settings.schedule, parts=3)
 
     def iteration(self) -> Losses:
         losses: dict[str, Tensor] = {}
@@ -224,22 +211,17 @@ class Game(Halving):
     def set_rates(self, done: float, factor: float) -> None:
         self.schedule.set(done, factor)
 
-    def restored(self) -> None:
-        """Widening ranges begin anew: they may have seen infinity."""
-        for quantizer in self.student.activation_quantizers().values():
-            if quantizer.observer is not None:
-                quantizer.observer = MinMax()
-
     @torch.no_grad()
-    def early_stop(self) -> EarlyStop:
-        """On images of the generator as it is now, which the student will never be trained on."""
-        assert self.settings.patience is not None
+    def held_back(self) -> tuple[Tensor, Tensor]:
+        """Of the generator as it is now."""
         self.statistics.enabled = False
         random = torch.Generator().manual_seed(self.context.seed + 1)  # the game's own sequence goes on
         noise = LatentNoise(self.settings.latent_dim, self.context.device, random)
         x_NCHW = torch.cat([self.generator(*piece) for piece in self.pieces(noise(IMAGES))])
-        wanted_NC = torch.cat([self.run_teacher(batch)[0] for batch in self.batches(x_NCHW)])
-        return EarlyStop(self.student, x_NCHW, wanted_NC, F.l1_loss, self.settings.patience, self.batches)
+        return x_NCHW, torch.cat([self.run_teacher(batch)[0] for batch in self.batches(x_NCHW)])
+
+    def distance(self, logits_NC: Tensor, wanted_NC: Tensor) -> Tensor:
+        return F.l1_loss(logits_NC, wanted_NC)
 
     @torch.no_grad()
     def shown_images(self, count: int) -> tuple[Tensor, Losses]:
@@ -250,5 +232,21 @@ class Game(Halving):
         loss = self.statistics.loss()
         return x_NCHW.cpu(), {} if loss is None else {"bn_statistics": loss.item()}
 
-    def parts(self) -> Sequence[Part]:
-        return self.student, self.generator, *self.optimizers
+    def restored(self) -> None:
+        """Widening ranges begin anew: they may have seen infinity."""
+        for quantizer in self.student.activation_quantizers().values():
+            if quantizer.observer is not None:
+                quantizer.observer = MinMax()
+
+    def state_dict(self) -> dict[str, Any]:
+        """With what widening ranges have seen."""
+        observers = {name: q.observer for name, q in self.student.activation_quantizers().items()}
+        seen = {name: o.range for name, o in observers.items() if isinstance(o, MinMax) and o.range}
+        return {**super().state_dict(), "seen": seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        for name, quantizer in self.student.activation_quantizers().items():
+            if isinstance(quantizer.observer, MinMax) and name in state["seen"]:
+                low, high = state["seen"][name]
+                quantizer.observer.range = low.to(self.context.device), high.to(self.context.device)

@@ -72,7 +72,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             field="file",
         )
     try:
-        raw = _read(path)
+        raw = read_safely(path)
         state = _find_state_dict(raw)
         del raw
         _check_names(state)
@@ -86,7 +86,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return clean
 
 
-def _read(path: Path) -> Any:
+def read_safely(path: Path) -> Any:
+    """What `torch.save` or safetensors wrote there, on the CPU; nothing in the file is run.
+
+    Raises CheckpointError where it holds more than tensors, numbers, strings and containers of these, or is
+    damaged.
+    """
     kind = formats.recognize(path)
     if kind == "safetensors":
         formats.check_safetensors(path)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from api.deps import Resources
 from api.settings import ApiSettings
 from store.database import Database
 from store.migrate import upgrade
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+from store.queue import QUEUES
 from store.tables import Artifact
 
 with warnings.catch_warnings():
@@ -71,14 +73,16 @@ class Api:
     def succeeded_job(self) -> tuple[str, str]:
         """The id of a succeeded job, and the sha256 of its model."""
         checkpoint = self.upload()
-        self.make_ready(checkpoint["id"])
+        if checkpoint["state"] == "pending":
+            self.make_ready(checkpoint["id"])
         job = self.submit(checkpoint["id"])
         return job["id"], self.succeed(job["id"])
 
     def queued(self) -> dict[str, int]:
-        """How many messages wait in each queue."""
+        """How many messages wait in each queue that has any."""
         with redis.Redis.from_url(self.settings.broker_url) as server:
-            return {name: int(server.llen(name)) for name in (CONTROL_QUEUE, DEVICE_QUEUE)}
+            waiting = {name: int(server.llen(name)) for name in QUEUES}
+        return {name: count for name, count in waiting.items() if count}
 
     def stored_files(self) -> list[Path]:
         root = Path(self.settings.data_dir) / "blobs"
@@ -90,6 +94,41 @@ def _serve(settings: ApiSettings) -> Iterator[Api]:
     app = create_app(settings)
     with TestClient(app, raise_server_exceptions=False) as http:
         yield Api(http, app.state.resources, settings)
+
+
+@dataclass
+class Keyed(Api):
+    """The application where calls need a key."""
+
+    def key(self, owner: str, *, expires_at: datetime | None = None) -> tuple[str, str]:
+        """A new key, and its id."""
+        with self.database.write() as work:
+            row, key = work.keys.create(owner, None, expires_at)
+        return key, row.id
+
+    @contextmanager
+    def calling_as(self, owner: str) -> Iterator[None]:
+        """All calls in between carry a key of that owner."""
+        self.http.headers["Authorization"] = f"Bearer {self.key(owner)[0]}"
+        try:
+            yield
+        finally:
+            del self.http.headers["Authorization"]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, broker_url: str) -> Iterator[Callable[..., Keyed]]:
+    """Serves with the given settings; else on SQLite, with keys, and a broker that counted no calls."""
+    with redis.Redis.from_url(broker_url) as server:
+        server.flushdb()
+    with ExitStack() as stack:
+
+        def start(**changes: Any) -> Keyed:
+            given = {"data_dir": tmp_path, "broker_url": broker_url, "auth": "required", **changes}
+            api = stack.enter_context(contextmanager(_serve)(ApiSettings(**given)))
+            return Keyed(api.http, api.resources, api.settings)
+
+        yield start
 
 
 @pytest.fixture

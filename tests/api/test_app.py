@@ -86,6 +86,26 @@ def test_the_openapi_document_is_whole_and_names_the_problem_type(api: Api) -> N
     assert {each["name"] for each in upload["parameters"]} >= {"architecture", "input_shape"}
 
 
+def test_the_openapi_document_tells_of_streams_headers_and_resumable_uploads(api: Api) -> None:
+    paths = api.http.get("/openapi.json").json()["paths"]
+    for path in ("/v1/jobs", "/v1/quantize"):
+        submit = paths[path]["post"]
+        assert {"200", "202", "400", "422"} <= set(submit["responses"])
+        assert "idempotency-key" in {each["name"].lower() for each in submit["parameters"]}
+        assert "Idempotent-Replayed" in submit["responses"]["202"]["headers"]
+    events = paths["/v1/jobs/{id}/events"]["get"]
+    assert {"text/event-stream", "application/json"} == set(events["responses"]["200"]["content"])
+    assert "204" in events["responses"]
+    patch = paths["/v1/uploads/{id}"]["patch"]
+    assert list(patch["requestBody"]["content"]) == ["application/offset+octet-stream"]
+    assert {"409", "410", "412", "413", "415", "460"} <= set(patch["responses"])
+    assert {each["name"] for each in patch["parameters"]} >= {"id", "Upload-Offset", "Tus-Resumable"}
+    for path, operations in paths.items():  # what stands in braces is a parameter of every operation
+        for method, operation in operations.items():
+            named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path)), f"{method} {path}"
+
+
 def test_the_openapi_document_says_what_names_and_ids_may_be(api: Api) -> None:
     job = api.http.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["properties"]
     assert job["checkpoint_id"]["pattern"] == "^[0-9A-Za-z_]+$"
@@ -98,7 +118,8 @@ def test_every_setting_stands_in_the_example() -> None:
     written = dict(re.findall(r"^#? ?(ZSQ_\w+)=(.*)$", text, re.MULTILINE))
     for settings in (StoreSettings, ApiSettings):
         for name, field in settings.model_fields.items():
-            assert written[f"ZSQ_{name.upper()}"] == str(field.default), name
+            default = "" if field.default == () else str(field.default)
+            assert written[f"ZSQ_{name.upper()}"] == default, name
 
 
 def test_the_dashboard_needs_nothing_from_elsewhere(api: Api) -> None:

@@ -6,36 +6,142 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 
+from api import __main__ as main
 from api.app import create_app
 from api.settings import ApiSettings
+from store.database import Database
 from store.migrate import upgrade
 from tests.api.problems import problem
+from tests.api.serving import serving
 
 MIB = bytes(1 << 20)
 PART = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
 FORM = {"content-type": "multipart/form-data; boundary=b"}
 
 
-@pytest.fixture
-def server(tmp_path: Path, broker_url: str) -> Iterator[str]:
-    settings = ApiSettings(data_dir=tmp_path, broker_url=broker_url, max_upload_bytes=64 * len(MIB))
-    upgrade(settings.database_url)
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error"))
+@contextmanager
+def running(server: uvicorn.Server) -> Iterator[httpx.URL]:
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    yield httpx.URL(f"http://127.0.0.1:{port}")
     server.should_exit = True
     thread.join(20)
+
+
+@pytest.fixture
+def server(tmp_path: Path, broker_url: str) -> Iterator[str]:
+    settings = ApiSettings(data_dir=tmp_path, broker_url=broker_url, max_upload_bytes=64 * len(MIB))
+    with serving(settings) as served:
+        yield served.url
+
+
+@pytest.fixture
+def careful(
+    request: pytest.FixtureRequest, tmp_path: Path, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, int]]:
+    """As `python -m api` serves it, with keys; the parameter is its patience for bodies. Its address."""
+    monkeypatch.setattr(main, "HEADER_BYTES", 8 << 10)
+    settings = ApiSettings(
+        data_dir=tmp_path, broker_url=broker_url, auth="required", body_seconds=getattr(request, "param", 30)
+    )
+    upgrade(settings.database_url)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=0, log_level="error", **main.protocol())
+    )
+    with running(server) as url:
+        with Database.from_settings(settings).write() as work:
+            _, key = work.keys.create("ann", None, None)
+        monkeypatch.setattr("tests.api.test_server.KEY", f"Authorization: Bearer {key}\r\n".encode())
+        yield url.host, url.port or 0
+
+
+KEY = b""
+
+
+def exchange(address: tuple[str, int], *sent: bytes) -> bytes:
+    """Sends the pieces, and returns all that comes until the server closes the connection."""
+    with socket.create_connection(address, timeout=20) as client:
+        for piece in sent:
+            client.sendall(piece)
+        answer = b""
+        while chunk := client.recv(1 << 16):
+            answer += chunk
+        return answer
+
+
+@pytest.mark.parametrize("careful", [0.3], indirect=True)
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+        b"POST /v1/checkpoints?architecture=cifar/resnet20 HTTP/1.1\r\n"
+        b"Content-Type: application/octet-stream\r\nContent-Length: 100\r\n",
+    ],
+    ids=["length", "chunked", "upload"],
+)
+def test_a_body_that_does_not_come_is_not_waited_for(
+    careful: tuple[str, int], tmp_path: Path, head: bytes
+) -> None:
+    answer = exchange(careful, head, b"Host: localhost\r\n", KEY, b"\r\n", b"5\r\n{    \r\n")
+    assert answer.startswith(b"HTTP/1.1 408 "), answer
+    assert b"application/problem+json" in answer and b'"request_timeout"' in answer
+    assert stored(tmp_path) == []
+
+
+def test_a_chunked_body_is_counted_as_it_comes(careful: tuple[str, int]) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    answer = exchange(
+        careful,
+        head,
+        b"Connection: close\r\nTransfer-Encoding: chunked\r\n",
+        KEY,
+        b"\r\n",
+        chunk * 20,
+        b"0\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ") and b'"payload_too_large"' in answer
+
+
+def test_headers_have_an_end(careful: tuple[str, int]) -> None:
+    long = b"X-Long: " + b"a" * (9 << 10) + b"\r\n"
+    answer = exchange(careful, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", long)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    short = exchange(
+        careful,
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n",
+        long[:4000],
+        b"\r\n\r\n",
+    )
+    assert short.startswith(b"HTTP/1.1 200 ") and b"server: uvicorn" not in short.lower()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/checkpoints?architecture=cifar/resnet20 HTTP/1.1\r\nContent-Type: application/octet-stream\r\n",
+        b"/v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\n",
+    ],
+    ids=["upload", "job"],
+)
+def test_a_missing_key_is_heard_by_a_client_that_sends_all_before_it_listens(
+    careful: tuple[str, int], target: bytes
+) -> None:
+    head = b"Host: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (20 * len(MIB))
+    answer = exchange(careful, b"POST " + target, head, *(MIB for _ in range(20)))
+    assert answer.startswith(b"HTTP/1.1 401 ") and b"www-authenticate: Bearer" in answer
 
 
 def stored(folder: Path) -> list[Path]:
@@ -59,8 +165,9 @@ def test_a_client_that_asks_first_need_not_send(server: str) -> None:
     address = (httpx.URL(server).host, httpx.URL(server).port or 0)
     with socket.create_connection(address, timeout=20) as client:
         client.sendall(
-            b"POST /v1/checkpoints?architecture=cifar/none HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-            b"Content-Type: application/octet-stream\r\nContent-Length: 1000000000\r\n\r\n"
+            b"POST /v1/checkpoints?architecture=cifar/none HTTP/1.1\r\nHost: localhost\r\n"
+            b"Expect: 100-continue\r\nContent-Type: application/octet-stream\r\n"
+            b"Content-Length: 1000000000\r\n\r\n"
         )
         assert client.recv(4096).startswith(b"HTTP/1.1 422 ")
 
@@ -69,7 +176,7 @@ def test_nothing_is_kept_of_an_upload_that_breaks_off(server: str, tmp_path: Pat
     address = (httpx.URL(server).host, httpx.URL(server).port or 0)
     with socket.create_connection(address, timeout=20) as client:
         client.sendall(
-            b"POST /v1/checkpoints?architecture=cifar/resnet20 HTTP/1.1\r\nHost: x\r\n"
+            b"POST /v1/checkpoints?architecture=cifar/resnet20 HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/octet-stream\r\nContent-Length: 50000000\r\n\r\n"
         )
         for _ in range(5):

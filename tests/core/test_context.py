@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from core.context import PHASE_WEIGHTS, WEIGHTS_WITHOUT_TRAINING, Progress, RunContext
-from core.errors import Canceled, DeadlineExceeded
+from core.errors import Canceled, DeadlineExceeded, HandedBack
 
 
 class Listener:
@@ -92,6 +93,35 @@ def test_a_run_past_its_deadline_stops_and_says_what_to_raise(tmp_path: Path) ->
     with pytest.raises(DeadlineExceeded) as caught:
         RunContext(tmp_path, deadline=time.monotonic() - 1, deadline_field=None).check()
     assert caught.value.field is None and "limits.seconds" not in caught.value.detail
+
+
+def test_a_run_that_is_wanted_back_stops_at_once_where_nothing_is_saved(tmp_path: Path) -> None:
+    context = RunContext(tmp_path, hand_back=lambda: True, keep=lambda path: None)
+    with pytest.raises(HandedBack):
+        context.check()
+    with context.saving():
+        context.check()
+        context.step(1, 2)
+    with pytest.raises(HandedBack):
+        context.check()
+    alone = RunContext(tmp_path, hand_back=lambda: True)
+    with pytest.raises(HandedBack), alone.saving():
+        alone.check()
+
+
+def test_a_phase_begins_where_an_earlier_attempt_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("core.context.time", SimpleNamespace(monotonic=lambda: now[0]))
+    listener = Listener(tmp_path, interval=0.0)
+    with listener.context.phase("training", 6, 10):
+        now[0] += 4.0
+        listener.context.step(8, 10)
+    first, second = listener.news
+    assert (first.step, first.steps) == (6, 10)
+    assert first.fraction == pytest.approx(0.6 * PHASE_WEIGHTS["training"])
+    assert second.eta_seconds == pytest.approx(4.0), "two steps took four seconds, and two are left"
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:

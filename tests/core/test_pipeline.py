@@ -27,6 +27,7 @@ from core.errors import (
     CheckpointError,
     DatasetError,
     DeadlineExceeded,
+    HandedBack,
     SpecError,
 )
 from core.evaluate.report import json_schema
@@ -54,6 +55,10 @@ SHAPE = (3, 16, 16)
 IMAGES = 90
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NETWORK = NetworkSpec("cifar/resnet8", input_shape=SHAPE, mean=MEAN, std=STD)
+TRAINED = QuantizationSpec(
+    BitSpec(4, 4),
+    ZaqConfig(preset="paper", budget=Budget(iterations=4), batch_size=8, student_steps=1, student_lr=0.01),
+)
 MINMAX = QuantizationSpec(BitSpec(4, 4), MinMaxConfig(images=16, iterations=2))
 ZAQ = QuantizationSpec(
     BitSpec(3, 4, overrides={"layer1.*": LayerBits(weight=4)}),
@@ -458,6 +463,38 @@ def test_cancel_stops_in_every_phase(tmp_path: Path, checkpoint: CheckpointInput
 def test_a_deadline_stops_the_job(tmp_path: Path, checkpoint: CheckpointInput) -> None:
     with pytest.raises(DeadlineExceeded):
         Job(tmp_path, checkpoint, None, MINMAX).run(deadline=0.0)
+
+
+def test_a_job_handed_back_in_training_ends_as_an_unbroken_one(
+    tmp_path: Path, checkpoint: CheckpointInput
+) -> None:
+    unbroken, broken, resumed = (
+        Job(tmp_path / name, checkpoint, None, TRAINED) for name in ("unbroken", "broken", "resumed")
+    )
+    kept: list[Path] = []
+
+    def hand_back() -> bool:
+        return broken.news[-1:] != [] and (broken.news[-1].phase, broken.news[-1].step) == ("training", 2)
+
+    with pytest.raises(HandedBack):
+        broken.run(keep=kept.append, hand_back=hand_back)
+    reports = [unbroken.run().report, resumed.run(resume_from=kept[-1]).report]
+    files = [sha256(job.output / "student.safetensors") for job in (unbroken, resumed)]
+    assert files[0] == files[1]
+    note = "Interrupted, and resumed after iteration 2."
+    assert [note in report["notes"] for report in reports] == [False, True]
+    assert [news.fraction for news in resumed.news] == sorted(news.fraction for news in resumed.news)
+    assert resumed.news[-1].fraction == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("phase", ["baseline", "synthesizing", "exporting"])
+def test_a_job_that_is_wanted_back_elsewhere_ends_at_once(
+    tmp_path: Path, checkpoint: CheckpointInput, phase: str
+) -> None:
+    job = Job(tmp_path, checkpoint, None, TRAINED)
+    with pytest.raises(HandedBack):
+        job.run(keep=Path.unlink, hand_back=lambda: bool(job.news) and job.news[-1].phase == phase)
+    assert job.news[-1].phase == phase
 
 
 def test_tensors_of_any_rank_may_stand_beside_convolutions() -> None:

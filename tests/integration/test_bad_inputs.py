@@ -97,7 +97,7 @@ class World:
 
 def family(stack: Stack) -> dict[str, set[int]]:
     """The processes of each part: itself and all below it."""
-    parts = {name: psutil.Process(stack.pid(name)) for name in ("broker", "api", "control", "device")}
+    parts = {name: psutil.Process(stack.pid(name)) for name in ("broker", "api", "control", "cpu")}
     return {
         name: {part.pid, *(child.pid for child in part.children(recursive=True))}
         for name, part in parts.items()
@@ -114,7 +114,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         httpx.Client(base_url=stack.url, trust_env=False, timeout=30) as http,
     ):
         end = time.monotonic() + CALM_SECONDS
-        while min(len(family(stack)[worker]) for worker in ("control", "device")) < 3:
+        while min(len(family(stack)[worker]) for worker in ("control", "cpu")) < 3:
             assert time.monotonic() < end, "a worker has no forkserver and resource tracker"
             time.sleep(0.1)
         world = World(stack, http, data_dir, said, traps, family(stack))

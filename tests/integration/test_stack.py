@@ -67,18 +67,18 @@ def test_a_running_and_a_queued_job_can_be_canceled(running: Running, network_fi
 def test_a_job_whose_worker_is_killed_runs_again_and_ends_once(running: Running, network_file: Path) -> None:
     job = running.submit(network_file, {**LONG, "budget": {"seconds": 3}}, seed=2)
     running.until(job, training)
-    worker = psutil.Process(running.stack.pid("device"))
+    worker = psutil.Process(running.stack.pid("cpu"))
     family = [worker, *worker.children(recursive=True)]
-    running.kill("device")
+    running.kill("cpu")
     assert not psutil.wait_procs(family, timeout=30)[1], "the killed worker left something running"
     ended = running.wait(job)
     assert (ended.status, ended.attempt) == ("succeeded", 2), f"{ended.error}\n{running.logs()}"
 
 
 def test_a_worker_told_to_stop_hands_its_job_back_at_once(running: Running, network_file: Path) -> None:
-    job = running.submit(network_file, {**LONG, "budget": {"seconds": 2}}, seed=3)
+    job = running.submit(network_file, {**LONG, "budget": {"seconds": 5}}, seed=3)
     running.until(job, training)
-    running.kill("device", signal.SIGTERM)
+    running.kill("cpu", signal.SIGTERM)
     ended = running.wait(job)
     assert (ended.status, ended.attempt) == ("succeeded", 2), f"{ended.error}\n{running.logs()}"
 

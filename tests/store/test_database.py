@@ -6,6 +6,7 @@ import pytest
 
 from store.database import Database, make_engine
 from store.errors import Unavailable
+from store.migrate import schema_state
 from store.tables import new_id
 
 
@@ -14,10 +15,19 @@ def test_postgresql_is_spoken_with_the_installed_driver() -> None:
         assert make_engine(f"{scheme}://u:p@host/db").url.drivername == "postgresql+psycopg"
 
 
-def test_a_database_without_tables_does_not_answer_pings(tmp_path: Path) -> None:
+def test_a_database_without_tables_answers_pings_and_no_questions(tmp_path: Path) -> None:
     database = Database(make_engine(f"sqlite:///{tmp_path / 'zsq.db'}"))
-    with pytest.raises(Unavailable):
-        database.ping()
+    database.ping()
+    assert schema_state(database) == "behind"
+    with pytest.raises(Unavailable), database.read() as work:
+        work.jobs.get("")
+
+
+def test_what_was_asked_for_does_not_stand_in_errors(tmp_path: Path) -> None:
+    database = Database(make_engine(f"sqlite:///{tmp_path / 'zsq.db'}"))
+    with pytest.raises(Unavailable) as caught, database.read() as work:
+        work.jobs.get("a secret")
+    assert "a secret" not in str(caught.value.__cause__)
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:

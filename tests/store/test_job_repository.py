@@ -9,7 +9,7 @@ from sqlalchemy import inspect
 
 from store.database import Database
 from store.errors import AlreadyEnded
-from store.job_repository import Claim
+from store.job_claims import Claim
 from store.tables import Artifact, Job, utc_now
 from tests.store.rows import checkpoint, dataset, job, queued_job
 
@@ -89,7 +89,7 @@ def test_a_job_waits_for_its_checkpoint_and_dataset(database: Database, state: s
         id = work.jobs.add(job(ready.id, dataset_id=data.id)).id
     assert claim(database, id) is None
     with database.read() as work:
-        assert work.jobs.waiting_for(data.id) == work.jobs.waiting_for(ready.id) == [id]
+        assert work.jobs.waiting_for(data.id) == work.jobs.waiting_for(ready.id) == [(id, "any")]
 
 
 def test_writes_with_a_stale_fence_change_nothing(database: Database) -> None:
@@ -106,7 +106,9 @@ def test_writes_with_a_stale_fence_change_nothing(database: Database) -> None:
             assert not work.jobs.succeed(id, stale, {"version": 1}, [model()])
             assert not work.jobs.fail(id, stale, ERROR)
             assert not work.jobs.cancel_running(id, stale)
-            assert not work.jobs.requeue(id, stale)
+            assert not work.jobs.hand_back(id, stale, 1.0)
+            assert not work.jobs.retry(id, stale, ERROR, 0, 1.0)
+            assert not work.jobs.keep(id, stale, "ab" * 32).owned
         after = get(database, id)
         for column in Job.__table__.columns:
             assert getattr(after, column.key) == getattr(before, column.key), column.key
@@ -197,7 +199,7 @@ def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_cance
     fence = claimed(database, id).fence
     with database.write() as work:
         work.jobs.request_cancel(id)
-        assert not work.jobs.requeue(id, fence)
+        assert not work.jobs.hand_back(id, fence, 1.0)
     assert get(database, id).status == "canceled"
 
 
@@ -206,7 +208,7 @@ def test_a_job_handed_back_is_queued_without_traces(database: Database) -> None:
     fence = claimed(database, id).fence
     with database.write() as work:
         work.jobs.heartbeat(id, fence, 60, phase="training", progress={"step": 2})
-        assert work.jobs.requeue(id, fence)
+        assert work.jobs.hand_back(id, fence, 1.0)
     row = get(database, id)
     assert (row.status, row.phase, row.progress, row.worker) == ("queued", None, {}, None)
     assert claimed(database, id).fence == fence + 1
@@ -232,16 +234,6 @@ def test_the_sweep_leaves_living_jobs_alone_and_cancels_asked_ones(database: Dat
         result = work.jobs.sweep(utc_now(), max_attempts=3)
     assert (result.canceled, result.requeued, result.failed) == ([asked], [], [])
     assert get(database, living).status == "running"
-
-
-def test_the_sweep_sends_forgotten_jobs_again_but_not_those_that_wait(database: Database) -> None:
-    forgotten, waits = queued_job(database), queued_job(database, state="pending")
-    later = utc_now() + timedelta(seconds=120)
-    with database.write() as work:
-        assert work.jobs.sweep(utc_now(), max_attempts=3).stale == []
-        assert work.jobs.sweep(later, max_attempts=3).stale == [forgotten]
-        assert work.jobs.sweep(later, max_attempts=3).stale == []
-    assert get(database, waits).status == "queued"
 
 
 def test_jobs_on_rejected_uploads_fail_with_the_reason(database: Database) -> None:

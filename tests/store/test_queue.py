@@ -8,7 +8,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE, Queue
+from store.queue import ANY_QUEUE, CONTROL_QUEUE, CPU_QUEUE, GPU_QUEUE, Queue
 
 
 def messages(broker_url: str, queue: str) -> list[tuple[str, list[Any]]]:
@@ -24,10 +24,14 @@ def test_a_message_is_a_task_name_and_an_id(broker_url: str) -> None:
     queue = Queue(broker_url)
     queue.ping()
     queue.quantize("job_1")
+    queue.quantize("job_2", "cpu")
+    queue.quantize("job_3", "gpu")
     queue.inspect_checkpoint("ckpt_1")
     queue.inspect_dataset("data_1")
     queue.close()
-    assert messages(broker_url, DEVICE_QUEUE) == [("zsq.quantize", ["job_1"])]
+    assert messages(broker_url, ANY_QUEUE) == [("zsq.quantize", ["job_1"])]
+    assert messages(broker_url, CPU_QUEUE) == [("zsq.quantize", ["job_2"])]
+    assert messages(broker_url, GPU_QUEUE) == [("zsq.quantize", ["job_3"])]
     assert sorted(messages(broker_url, CONTROL_QUEUE)) == [
         ("zsq.inspect_checkpoint", ["ckpt_1"]),
         ("zsq.inspect_dataset", ["data_1"]),

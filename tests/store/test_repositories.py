@@ -58,6 +58,18 @@ def test_an_upload_is_decided_once(database: Database) -> None:
     assert row is not None and (row.state, row.inspection, row.error) == ("ready", {"images": 3}, None)
 
 
+def test_only_what_was_rejected_is_opened_again(database: Database) -> None:
+    with database.write() as work:
+        id = work.checkpoints.add(checkpoint(state="pending", attempts=2)).id
+        assert not work.checkpoints.reopen(id)
+        assert work.checkpoints.mark_rejected(id, {"code": "worker_crashed", "detail": ""})
+        assert work.checkpoints.reopen(id) and not work.checkpoints.reopen(id)
+    with database.write() as work:
+        row = work.checkpoints.get(id)
+        assert row is not None and (row.state, row.error, row.attempts) == ("pending", None, 0)
+        assert work.checkpoints.mark_ready(id, {}) and not work.checkpoints.reopen(id)
+
+
 def test_what_an_unfinished_job_uses_is_not_deleted(database: Database) -> None:
     with database.write() as work:
         ckpt, data = work.checkpoints.add(checkpoint()), work.datasets.add(dataset())

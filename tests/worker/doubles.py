@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
+import resource
 import signal
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from core.context import RunContext
-from core.errors import CheckpointError, Diverged
+from core.errors import CheckpointError, Diverged, HandedBack
 
 PREFIX = "tests.worker.doubles:"
 
@@ -96,6 +101,124 @@ def ignore_everything(payload: dict[str, Any], context: RunContext) -> dict[str,
             time.sleep(0.02)
 
 
+def save_when_told(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Counts until it is told to hand back; then keeps how far it came."""
+    step = _resumed(context)
+    with context.phase("training"):
+        while not context.hand_back():
+            step += 1
+            time.sleep(0.02)
+    _keep(context, str(step))
+    raise HandedBack("Handed back.")
+
+
+def say_where_it_began(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    return {"report": {"resumed": _resumed(context)}, "artifacts": []}
+
+
+def die_while_saving(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Keeps twice, and is killed in the middle of the third file."""
+    for step in (7, 8):
+        _keep(context, str(step))
+    (context.scratch / "state").write_text("9")
+    return kill_itself(payload, context)
+
+
+def diverge_after_saving(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    _keep(context, "5")
+    with context.phase("training"):
+        while context.scratch.joinpath("kept-1").exists():
+            context.step(1, 2)
+            time.sleep(0.02)
+    raise Diverged("The losses became infinite.")
+
+
+def keep_what_is_not_its_own(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Does as a child would that strangers have taken over."""
+    (context.scratch / "state").symlink_to("/etc/passwd")
+    assert context.keep is not None
+    context.keep(context.scratch / "state")
+    return {"report": {}, "artifacts": []}
+
+
+def finish_though_told(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Comes to its end just when it is told to hand back."""
+    _wait_until_told(context)
+    return {"report": {}, "artifacts": []}
+
+
+def diverge_though_told(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Fails just when it is told to hand back."""
+    _wait_until_told(context)
+    raise Diverged("The losses became infinite.")
+
+
+def _wait_until_told(context: RunContext) -> None:
+    with context.phase("training"):
+        while not context.hand_back():
+            time.sleep(0.02)
+
+
+def _resumed(context: RunContext) -> int:
+    return int(context.resume_from.read_text()) if context.resume_from is not None else 0
+
+
+def _keep(context: RunContext, state: str) -> None:
+    path = context.scratch / "state"
+    path.write_text(state)
+    assert context.keep is not None
+    context.keep(path)
+
+
+def hog(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Sits in native code that never lets go of the interpreter: no thread of its own gets to run."""
+    _tell_pid(payload)
+    ctypes.PyDLL(None).sleep(600)
+    return {}
+
+
+def spy(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """What it can read of the process `pid`."""
+    found = {}
+    for name in ("environ", "mem", "auxv"):
+        try:
+            with Path(f"/proc/{payload['pid']}/{name}").open("rb") as file:
+                found[name] = file.read(1).hex()
+        except OSError as error:
+            found[name] = type(error).__name__
+    return found
+
+
+def show_limits(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    path = context.scratch / "file"
+    path.write_text("mine")
+    return {
+        "core": resource.getrlimit(resource.RLIMIT_CORE),
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "file_bytes": resource.getrlimit(resource.RLIMIT_FSIZE),
+        "privileges": [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh")],
+        "no_new_privileges": int(status["NoNewPrivs"]),
+        "mode": path.stat().st_mode & 0o777,
+    }
+
+
+def write_too_much(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    writers = {
+        "python": lambda path: path.write_bytes(bytes(3 << 20)),
+        "torch": lambda path: torch.save(torch.zeros(3 << 20, dtype=torch.uint8), path),
+        "safetensors": lambda path: save_file({"a": torch.zeros(3 << 20, dtype=torch.uint8)}, path),
+    }
+    writers[payload["writer"]](context.scratch / "file")
+    return {}
+
+
+def import_what_is_not_installed(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    import a_package_that_nobody_has  # type: ignore[import-not-found]
+
+    return {"package": str(a_package_that_nobody_has)}
+
+
 def show_environment(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return {"environment": dict(os.environ)}
 
@@ -109,3 +232,39 @@ def _tell_pid(payload: dict[str, Any]) -> None:
 
 def fill_the_disk(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def speak(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Logs, warns, and tells of two phases."""
+    log = logging.getLogger("core.methods.double")
+    with context.phase("synthesizing"):
+        log.warning("from inside, as postgresql://u:hunter2@host/db")
+        warnings.warn("deprecated", UserWarning, stacklevel=1)
+    with context.phase("training"):
+        log.debug("left out")
+    return {
+        **quantize(payload, context),
+        "report": {"timings": {"training": 2.5, "method": 3.0, "x y": True}},
+    }
+
+
+def chatter(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Says more than anybody wants to read, from several threads, under names of its own."""
+
+    def talk(number: int) -> None:
+        for line in range(1000):
+            logging.getLogger(f"forged\n{line}").warning("%s", "x" * 10_000)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"said": 4000}
+
+
+def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """As `quantize`, with other bytes each time."""
+    result = quantize(payload, context)
+    Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
+    return result

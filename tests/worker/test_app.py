@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import pytest
 from celery import Celery
+from celery.beat import Scheduler
 
 from store import queue
-from worker.app import app, messages_waiting
+from worker.__main__ import ROLES
+from worker.app import app, devices_served, messages_waiting
 from worker.settings import WorkerSettings
 from worker.tasks import quantize
 
 
 def test_every_message_has_a_handler_and_a_queue() -> None:
     names = {value for name, value in vars(queue).items() if name.isupper() and str(value).startswith("zsq.")}
-    queues = {queue.DEVICE_QUEUE, queue.CONTROL_QUEUE}
+    queues = set(queue.QUEUES)
     assert quantize.name in names
     for name in names - queues:
         assert name in app.tasks
@@ -26,13 +28,33 @@ def test_a_message_is_not_delivered_twice_while_the_longest_job_runs() -> None:
 def test_messages_wait_in_their_own_queue_alone(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sender, here = queue.Queue(broker_url), Celery("test", broker=broker_url, set_as_current=False)
     monkeypatch.setattr(app, "connection_for_read", here.connection_for_read)
-    before = {name: messages_waiting(name) for name in (queue.DEVICE_QUEUE, queue.CONTROL_QUEUE)}
+    before = {name: messages_waiting(name) for name in queue.QUEUES}
     sender.quantize("job_1")
     sender.quantize("job_2")
+    sender.quantize("job_3", "gpu")
     sender.inspect_dataset("data_1")
     sender.close()
-    assert messages_waiting(queue.DEVICE_QUEUE) == before[queue.DEVICE_QUEUE] + 2
-    assert messages_waiting(queue.CONTROL_QUEUE) == before[queue.CONTROL_QUEUE] + 1
+    more = {name: messages_waiting(name) - before[name] for name in queue.QUEUES}
+    assert more == {queue.ANY_QUEUE: 2, queue.CPU_QUEUE: 0, queue.GPU_QUEUE: 1, queue.CONTROL_QUEUE: 1}
+
+
+@pytest.mark.parametrize(
+    ("role", "devices"), [("cpu", {"any", "cpu"}), ("gpu", {"any", "gpu"}), ("control", set())]
+)
+def test_workers_take_the_jobs_that_they_hear_of(
+    role: str, devices: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = {name: app.amqp.queues[name] for name in ROLES[role].queues}
+    monkeypatch.setattr(app.amqp.queues, "_consume_from", heard)
+    assert set(devices_served()) == devices
+
+
+def test_collecting_is_due_at_the_start_and_then_after_its_interval() -> None:
+    collect = app.conf.beat_schedule["collect"]
+    entry = Scheduler(app, lazy=True).Entry(**collect, name="collect", app=app)
+    assert entry.is_due().is_due
+    later = next(entry).is_due()
+    assert not later.is_due and later.next > WorkerSettings().collect_seconds / 2
 
 
 def test_jobs_may_start_processes() -> None:

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from core.errors import Canceled, Diverged
+from core.errors import Canceled, Diverged, HandedBack
 from store.errors import BlobMissing
 from worker import failures
 
@@ -18,6 +18,8 @@ from worker import failures
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory", False),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory", False),
         (OSError(errno.ENOSPC, "No space left on device"), "internal_error", True),
+        (ImportError("No module named 'timm'"), "worker_broken", True),
+        (HandedBack("Later."), "handed_back", False),
         (RuntimeError("shape mismatch at /some/path"), "internal_error", False),
         (BlobMissing("gone"), "blob_missing", False),
     ],

@@ -4,11 +4,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.worker.doubles import PREFIX
 from tests.worker.world import World
 from worker import inspections
-from worker.inspections import inspect
+from worker.inspections import inspect, reject_never_inspected
+from worker.sweep import Reminders, sweep
 from worker.workspace import Workspace, workspace
 
 
@@ -41,7 +43,47 @@ def test_a_file_that_crashes_its_reader_is_rejected(world: World) -> None:
 def test_a_fault_of_the_machine_does_not_reject_the_file(world: World) -> None:
     checkpoint_id = world.checkpoint(state="pending")
     inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "fill_the_disk")
-    assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "pending"
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.attempts) == ("pending", 0), "it ended, so it does not count"
+
+
+def test_a_broken_installation_does_not_reject_the_file(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    for entry in (PREFIX + "import_what_is_not_installed", "a_module_that_is_not_there:inspect"):
+        inspect(world.services, "checkpoint", checkpoint_id, entry=entry)
+        row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+        assert (row.state, row.attempts) == ("pending", 0)
+
+
+def begin(world: World, checkpoint_id: str, times: int) -> None:
+    """As workers do that are killed before the inspection ends."""
+    for _ in range(times):
+        assert world.change(lambda work: work.checkpoints.begin_inspection(checkpoint_id, 3))
+
+
+def test_a_file_whose_every_inspection_took_its_worker_along_is_rejected(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    job_id = world.job(checkpoint_id)
+    begin(world, checkpoint_id, 3)
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    reject_never_inspected(world.services)
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.attempts) == ("pending", 3), "the third may still run; a fourth is not begun"
+    with world.services.database.writing_engine.begin() as connection:
+        connection.execute(text("UPDATE checkpoint SET updated_at = '2020-01-01 00:00:00.000000'"))
+    sweep(world.services, lambda queue: 1, Reminders(60))
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.error["code"]) == ("rejected", "inspection_failed")
+    assert "3 times" in row.error["detail"]
+    error = world.look(job_id).error
+    assert error is not None and error["code"] == "checkpoint_rejected"
+
+
+def test_two_lost_workers_are_no_reason_to_refuse_a_third(world: World) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    begin(world, checkpoint_id, 2)
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
 
 
 def test_a_file_whose_bytes_are_gone_is_rejected(world: World) -> None:
@@ -57,7 +99,7 @@ def test_a_stopping_worker_leaves_the_file_to_another(world: World) -> None:
     world.services.stopping.set()
     inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "ignore_everything")
     row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
-    assert row.state == "pending"
+    assert (row.state, row.attempts) == ("pending", 0)
     assert world.queue.sent == [("inspect_checkpoint", checkpoint_id)]
 
 

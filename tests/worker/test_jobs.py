@@ -3,27 +3,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from core.spec import Limits
+from store.tables import utc_now
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
-from worker.jobs import clean_up, run_job
+from worker.attempt import retry_delay
+from worker.jobs import clean_up, run_jobs
+from worker.settings import WorkerSettings
 from worker.sweep import Reminders, sweep
+from worker.workspace import workspace
 
 
-def run(world: World, job_id: str, double: str) -> None:
-    run_job(world.services, job_id, entry=PREFIX + double)
+def run(world: World, double: str) -> None:
+    run_jobs(world.services, ("any", "cpu"), entry=PREFIX + double)
 
 
 @contextmanager
 def running(world: World, job_id: str, double: str) -> Iterator[None]:
     """The job in another thread; inside the block it trains, after it the attempt has ended."""
-    thread = threading.Thread(target=run, args=(world, job_id, double))
+    thread = threading.Thread(target=run, args=(world, double))
     thread.start()
     assert wait_for(lambda: world.look(job_id).phase == "training")
     yield
@@ -33,7 +37,7 @@ def running(world: World, job_id: str, double: str) -> Iterator[None]:
 
 def test_a_job_succeeds_and_publishes_its_files(world: World) -> None:
     job_id = world.job(world.checkpoint(b"weights"), world.dataset())
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     job = world.look(job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
     assert job.report == {"bits": job.spec["bits"]}
@@ -51,37 +55,68 @@ def test_a_job_succeeds_and_publishes_its_files(world: World) -> None:
 
 def test_a_second_message_changes_nothing(world: World) -> None:
     job_id = world.job()
-    run(world, job_id, "quantize")
-    run(world, job_id, "kill_itself")
+    run(world, "quantize")
+    run(world, "kill_itself")
     assert world.look(job_id).status == "succeeded"
 
 
 @pytest.mark.parametrize("state", ["pending", "rejected"])
 def test_a_job_waits_for_its_checkpoint(world: World, state: str) -> None:
     job_id = world.job(world.checkpoint(state=state))
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     assert (world.look(job_id).status, world.look(job_id).attempt) == ("queued", 0)
 
 
 def test_a_users_error_fails_at_once(world: World) -> None:
     job_id = world.job()
-    run(world, job_id, "refuse")
+    run(world, "refuse")
     job = world.look(job_id)
     assert job.status == "failed" and job.error is not None
     assert job.error["code"] == "empty_file"
     assert not world.queue.sent
 
 
-def test_a_crash_is_retried_a_bounded_number_of_times(world: World) -> None:
+def test_a_crash_is_retried_a_bounded_number_of_times_and_later_each_time(world: World) -> None:
     job_id = world.job()
+    waits = []
     for _ in range(2):
-        run(world, job_id, "kill_itself")
-        assert world.look(job_id).status == "queued"
-    run(world, job_id, "kill_itself")
+        run(world, "kill_itself")
+        job = world.look(job_id)
+        assert job.status == "queued" and job.not_before is not None
+        waits.append((job.not_before - utc_now()).total_seconds())
+        run(world, "quantize")
+        assert world.look(job_id).status == "queued", "not before its time"
+        world.alter(job_id, not_before=None)
+    run(world, "kill_itself")
     job = world.look(job_id)
     assert (job.status, job.attempt) == ("failed", 3)
     assert job.error is not None and job.error["code"] == "worker_crashed"
-    assert world.queue.sent == [("quantize", job_id)] * 2
+    assert 700 < waits[0] < 1300 and 1400 < waits[1] < 2600
+    assert not world.queue.sent, "the sweep sends it when its time has come"
+    told = [event.data for event in world.change(lambda work: work.jobs.events(job_id))]
+    assert [each["error"]["code"] for each in told if "error" in each] == ["worker_crashed"] * 3
+
+
+def test_waits_are_bounded_and_differ() -> None:
+    settings = WorkerSettings(retry_seconds=5, retry_max_seconds=300)
+    assert {retry_delay(settings, 10_000) for _ in range(20)} == {300}
+    first = {retry_delay(settings, 1) for _ in range(20)}
+    assert len(first) > 1 and all(3.75 <= delay <= 6.25 for delay in first)
+
+
+def test_one_message_is_enough_for_all_that_waits(world: World) -> None:
+    ids = [world.job() for _ in range(3)]
+    elsewhere = world.job(device="gpu")
+    run(world, "quantize")
+    assert [world.look(id).status for id in ids] == ["succeeded"] * 3
+    assert world.look(elsewhere).status == "queued"
+
+
+def test_a_worker_told_to_stop_takes_no_further_job(world: World) -> None:
+    job_id = world.job()
+    world.services.stopping.set()
+    run(world, "quantize")
+    assert world.look(job_id).status == "queued" and world.look(job_id).attempt == 0
 
 
 @pytest.mark.parametrize("double", ["run_until_told", "ignore_everything"])
@@ -109,27 +144,60 @@ def test_a_job_can_be_canceled_while_it_fetches_and_publishes(
 ) -> None:
     job_id = world.job()
     during(world, monkeypatch, method, lambda: world.change(lambda work: work.jobs.request_cancel(job_id)))
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     assert world.look(job_id).status == "canceled"
     assert not world.change(lambda work: work.artifacts.of_job(job_id))
 
 
 def test_the_users_deadline_fails_the_job(world: World) -> None:
     job_id = world.job(limits=Limits(seconds=0.5))
-    run(world, job_id, "run_until_told")
+    run(world, "run_until_told")
     error = world.look(job_id).error
     assert error is not None and (error["code"], error["field"]) == ("deadline_exceeded", "limits.seconds")
 
 
 def test_a_stopping_worker_hands_its_job_back(world: World) -> None:
-    job_id = world.job()
+    job_id = world.job(device="cpu")
     with running(world, job_id, "ignore_everything"):
         world.services.stopping.set()
-    assert world.look(job_id).status == "queued"
-    assert world.queue.sent == [("quantize", job_id)]
+    job = world.look(job_id)
+    assert (job.status, job.handbacks, job.not_before) == ("queued", 1, None)
+    assert world.queue.sent == [("quantize on cpu", job_id)]
     world.services.stopping.clear()
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     assert (world.look(job_id).status, world.look(job_id).attempt) == ("succeeded", 2)
+
+
+def test_attempts_that_were_handed_back_do_not_count(world: World) -> None:
+    job_id = world.job()
+    world.alter(job_id, attempt=5, handbacks=5)
+    for left in (True, True, False):
+        run(world, "kill_itself")
+        assert world.look(job_id).status == ("queued" if left else "failed")
+        world.alter(job_id, not_before=None)
+
+
+def test_time_counts_over_all_attempts(world: World) -> None:
+    job_id = world.job(limits=Limits(seconds=600))
+    with running(world, job_id, "run_until_told"):
+        assert wait_for(lambda: world.look(job_id).ran_seconds > 0)
+        world.services.stopping.set()
+    ran = world.look(job_id).ran_seconds
+    assert 0 < ran < 600
+    world.services.stopping.clear()
+    world.alter(job_id, ran_seconds=599.9)
+    run(world, "run_until_told")
+    error = world.look(job_id).error
+    assert error is not None and (error["code"], error["field"]) == ("deadline_exceeded", "limits.seconds")
+
+
+def test_a_job_whose_time_is_over_says_so_itself(world: World) -> None:
+    job_id = world.job(limits=Limits(seconds=5))
+    world.alter(job_id, ran_seconds=5.5)
+    run(world, "run_until_told")
+    error = world.look(job_id).error
+    assert error is not None and error["code"] == "deadline_exceeded"
+    assert "ran past limits.seconds" in error["detail"]
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(world: World) -> None:
@@ -137,7 +205,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(world: World) -> None:
     with running(world, job_id, "ignore_everything"):
         # What the sweep does for a worker that seems dead, and another worker's claim.
         fence = world.look(job_id).fence
-        world.change(lambda work: work.jobs.requeue(job_id, fence))
+        world.change(lambda work: work.jobs.hand_back(job_id, fence, 0.0))
         world.change(lambda work: work.jobs.claim(job_id, "another", 30))
     job = world.look(job_id)
     assert (job.status, job.worker, job.attempt) == ("running", "another", 2)
@@ -156,13 +224,13 @@ def test_a_database_outage_shorter_than_the_lease_is_borne(
         return original(self)
 
     monkeypatch.setattr(type(world.services.database), "write", write)
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     assert world.look(job_id).status == "succeeded"
 
 
 def test_a_file_outside_the_output_is_not_published(world: World) -> None:
     job_id = world.job()
-    run(world, job_id, "name_a_foreign_file")
+    run(world, "name_a_foreign_file")
     job = world.look(job_id)
     assert job.status == "failed"
     assert not world.change(lambda work: work.artifacts.of_job(job_id))
@@ -171,27 +239,26 @@ def test_a_file_outside_the_output_is_not_published(world: World) -> None:
 def test_a_missing_blob_fails_the_job_clearly(world: World) -> None:
     job_id = world.job(world.checkpoint(b"lost"))
     world.services.blobs.delete(world.blob(b"lost"))
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     error = world.look(job_id).error
     assert error is not None and error["code"] == "blob_missing"
 
 
-def test_workspaces_of_dead_attempts_are_removed_and_others_kept(world: World) -> None:
-    job_id = world.job()
-    world.change(lambda work: work.jobs.claim(job_id, "another", 30))
-    names = [f"{job_id}-1", f"{job_id}-0", "job_unknown-1", "ckpt_unknown-999999999"]
-    for name in names:
-        (world.services.workspaces / name).mkdir(parents=True)
-    clean_up(world.services)
-    assert [path.name for path in world.services.workspaces.iterdir()] == [f"{job_id}-1"]
+def test_workspaces_of_killed_workers_are_removed_and_others_kept(world: World) -> None:
+    with workspace(world.services.workspaces, "job_1-2"):
+        for name in ("job_1-1", "ckpt_1-abc"):
+            (world.services.workspaces / name).mkdir()
+        (world.services.workspaces / "job_1-1.lock").touch()
+        clean_up(world.services)
+        assert {path.name for path in world.services.workspaces.iterdir()} == {"job_1-2", "job_1-2.lock"}
+    assert not list(world.services.workspaces.iterdir())
 
 
 def test_a_lease_that_ran_out_is_swept_and_run_again(world: World) -> None:
     job_id = world.job()
     world.change(lambda work: work.jobs.claim(job_id, "a worker that died", 30))
-    with world.services.database.writing_engine.begin() as connection:
-        connection.execute(text("UPDATE job SET lease_expires_at = '2020-01-01 00:00:00.000000'"))
+    world.alter(job_id, lease_expires_at=utc_now() - timedelta(seconds=1))
     sweep(world.services, lambda queue: 0, Reminders(60))
     assert world.queue.sent == [("quantize", job_id)]
-    run(world, job_id, "quantize")
+    run(world, "quantize")
     assert (world.look(job_id).status, world.look(job_id).attempt) == ("succeeded", 2)

@@ -14,7 +14,8 @@ from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from worker import forkserver
 from worker.child import Order
-from worker.runner import Failed, Finished, Limit, Outcome, Stop, Stopped, run_child
+from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
+from worker.runner import run_child
 
 GIB = 2**30
 
@@ -34,12 +35,14 @@ class Supervised:
         *,
         seconds: float = 60,
         grace: float = 30,
+        hand_back: float = 0,
         **options: Any,
     ) -> Outcome:
         return run_child(
             Order(entry=PREFIX + double, payload=payload or {}, scratch=self.scratch, **options),
             limit=Limit(seconds, field="limits.seconds"),
             grace_seconds=grace,
+            hand_back_seconds=hand_back,
             watch=lambda: self.reason if self.news else None,
             on_progress=self.news.append,
         )
@@ -119,8 +122,33 @@ def test_the_deadline_holds_for_the_deaf_too(supervised: Supervised, double: str
     assert isinstance(outcome, Failed) and outcome.failure["field"] == "limits.seconds"
 
 
+@pytest.mark.parametrize("hand_back", [0.2, 300])
+def test_a_shutdown_asks_then_terminates(supervised: Supervised, hand_back: float) -> None:
+    supervised.reason = Stop.HANDED_BACK
+    double = "save_when_told" if hand_back == 300 else "ignore_everything"
+    assert supervised.run(double, hand_back=hand_back) == Stopped(Stop.HANDED_BACK)
+
+
+def test_a_run_that_fails_while_it_is_handed_back_has_failed(supervised: Supervised) -> None:
+    supervised.reason = Stop.HANDED_BACK
+    assert failed(supervised.run("diverge_though_told", hand_back=300)) == "diverged"
+
+
+def test_a_cancel_comes_before_a_shutdown(supervised: Supervised) -> None:
+    reasons = iter([Stop.HANDED_BACK])
+    outcome = run_child(
+        Order(entry=PREFIX + "ignore_everything", payload={}, scratch=supervised.scratch),
+        limit=Limit(600),
+        grace_seconds=0.2,
+        hand_back_seconds=300,
+        watch=lambda: next(reasons, Stop.CANCELED),
+        on_progress=supervised.news.append,
+    )
+    assert outcome == Stopped(Stop.CANCELED)
+
+
 @pytest.mark.parametrize("reason", [Stop.LOST, Stop.HANDED_BACK])
-def test_a_lost_lease_or_a_shutdown_kills_at_once(
+def test_a_lost_lease_or_a_shutdown_without_grace_kills_at_once(
     supervised: Supervised, tmp_path: Path, reason: Stop
 ) -> None:
     supervised.reason = reason
@@ -135,7 +163,8 @@ def test_secrets_do_not_reach_the_child(tmp_path: Path) -> None:
 import json, os
 from pathlib import Path
 from worker.child import Order
-from worker.runner import Limit, run_child
+from worker.outcomes import Limit
+from worker.runner import run_child
 if __name__ == "__main__":
     outcome = run_child(
         Order(entry={PREFIX + "show_environment"!r}, payload={{}}, scratch=Path({str(tmp_path)!r})),
@@ -151,6 +180,7 @@ if __name__ == "__main__":
         "AWS_ACCESS_KEY_ID": "hunter2",
         "SOME_API_KEY": "hunter2",
         "DB_PASSWORD": "hunter2",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=hunter2",
     }
     ran = subprocess.run(
         [sys.executable, "-c", script],
@@ -164,16 +194,19 @@ if __name__ == "__main__":
     assert '"PATH"' in ran.stdout
 
 
-def test_a_killed_parent_leaves_neither_child_nor_forkserver(tmp_path: Path) -> None:
+@pytest.mark.parametrize("double", ["ignore_everything", "hog"])
+def test_a_killed_parent_leaves_neither_child_nor_forkserver(tmp_path: Path, double: str) -> None:
+    """Though the child sits in native code: the kernel ends it with its forkserver."""
     pid_file = tmp_path / "pid"
     payload = {"pid_file": str(pid_file)}
     script = f"""
 from pathlib import Path
 from worker.child import Order
-from worker.runner import Limit, run_child
+from worker.outcomes import Limit
+from worker.runner import run_child
 if __name__ == "__main__":
     run_child(
-        Order(entry={PREFIX + "ignore_everything"!r}, payload={payload!r}, scratch=Path()),
+        Order(entry={PREFIX + double!r}, payload={payload!r}, scratch=Path()),
         limit=Limit(600), grace_seconds=600, watch=lambda: None, on_progress=lambda news: None,
     )
 """

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import text
 
+from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
+from store.tables import utc_now
 from tests.worker.world import World
 from worker.sweep import Reminders, sweep
 
@@ -24,11 +28,53 @@ def test_a_lost_message_is_sent_again(world: World) -> None:
     assert world.queue.sent == [("quantize", job_id)]
 
 
-def test_a_job_behind_others_in_the_queue_is_not_sent_twice(world: World) -> None:
-    world.job()
+def test_no_more_is_sent_than_jobs_lack_messages(world: World) -> None:
+    ids = [world.job() for _ in range(3)]
+    on_gpu = world.job(device="gpu")
     age(world)
-    sweep(world.services, lambda queue: 1, Reminders(60))
+    sweep(world.services, lambda queue: 3, Reminders(60))
+    assert not world.queue.sent, "each has its message"
+    sweep(world.services, {ANY_QUEUE: 2, GPU_QUEUE: 0}.__getitem__, Reminders(60))
+    assert world.queue.sent == [("quantize", ids[0]), ("quantize on gpu", on_gpu)]
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.queue.sent[2:] == [("quantize", id) for id in ids[1:]], "those that were not sent just now"
+
+
+def test_a_job_is_sent_when_its_time_has_come(world: World) -> None:
+    job_id = world.job()
+    world.alter(job_id, enqueued_at=None, not_before=utc_now() + timedelta(seconds=100))
+    sweep(world.services, lambda queue: 0, Reminders(60))
     assert not world.queue.sent
+    world.alter(job_id, not_before=utc_now())
+    for _ in range(2):
+        sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.queue.sent == [("quantize", job_id)]
+
+
+def test_a_job_that_its_owners_limit_holds_back_is_not_sent(world: World) -> None:
+    world.configure(owner_running_jobs=1)
+    world.job()
+    world.job()
+    world.change(lambda work: work.jobs.claim_next("w", 30, ("any",)))
+    age(world)
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert not world.queue.sent
+
+
+def test_a_step_that_fails_does_not_stop_the_others(world: World) -> None:
+    job_id = world.job()
+    world.change(lambda work: work.jobs.claim(job_id, "w", -1))
+    checkpoint_id = world.checkpoint(state="pending")
+    age(world)
+
+    def waiting(queue: str) -> int:
+        if queue == CONTROL_QUEUE:
+            return 0
+        raise ConnectionError("the broker is away")
+
+    sweep(world.services, waiting, Reminders(60))
+    assert world.look(job_id).status == "queued", "the step before"
+    assert world.queue.sent == [("inspect_checkpoint", checkpoint_id)], "the step after"
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "dataset"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ class RecordingQueue:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
 
-    def quantize(self, job_id: str) -> None:
-        self.sent.append(("quantize", job_id))
+    def quantize(self, job_id: str, device: str = "any") -> None:
+        self.sent.append(("quantize" if device == "any" else f"quantize on {device}", job_id))
 
     def inspect_checkpoint(self, id: str) -> None:
         self.sent.append(("inspect_checkpoint", id))
@@ -43,7 +44,12 @@ class World:
             queue=self.queue,  # type: ignore[arg-type]
             store=store,
             settings=WorkerSettings(
-                device="cpu", heartbeat_seconds=0.1, cancel_grace_seconds=0.5, torch_threads=1
+                heartbeat_seconds=0.1,
+                cancel_grace_seconds=0.5,
+                shutdown_grace_seconds=0.5,
+                retry_seconds=1000,
+                retry_max_seconds=4000,
+                torch_threads=1,
             ),
         )
 
@@ -76,7 +82,17 @@ class World:
         with self.services.database.write() as work:
             return work.datasets.add(row).id
 
-    def job(self, checkpoint_id: str | None = None, dataset_id: str | None = None, **spec: Any) -> str:
+    def configure(self, **settings: Any) -> None:
+        changed = self.services.settings.model_copy(update=settings)
+        self.services = replace(self.services, settings=changed)
+
+    def job(
+        self,
+        checkpoint_id: str | None = None,
+        dataset_id: str | None = None,
+        device: str = "any",
+        **spec: Any,
+    ) -> str:
         wanted = QuantizationSpec(bits=BitSpec(4, 4), method=MinMaxConfig(), **spec)
         row = Job(
             id=new_id("job"),
@@ -84,6 +100,7 @@ class World:
             dataset_id=dataset_id,
             spec=wanted.to_json(),
             method="minmax",
+            device=device,
         )
         with self.services.database.write() as work:
             return work.jobs.add(row).id
@@ -93,6 +110,12 @@ class World:
             job = work.jobs.get(job_id)
         assert job is not None
         return job
+
+    def alter(self, job_id: str, **values: Any) -> None:
+        """Sets columns, as time or another process would."""
+        with self.services.database.write() as work:
+            for name, value in values.items():
+                setattr(work.jobs.get(job_id), name, value)
 
     def change(self, change: Callable[[Any], Any]) -> Any:
         with self.services.database.write() as work:

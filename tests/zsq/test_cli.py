@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from zsq.cli import app
@@ -57,6 +58,7 @@ class Fake(ThreadingHTTPServer):
         self.answers: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.bodies: dict[str, bytes] = {}
         self.queries: dict[str, str] = {}
+        self.headers: dict[str, Any] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -66,6 +68,7 @@ class Answer(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
         self.server.queries[path] = query
+        self.server.headers[path] = self.headers
         self.server.bodies[path] = self.rfile.read(int(self.headers["content-length"] or 0))
         answers = self.server.answers.get(
             (self.command, path), [(404, {"code": "not_found", "detail": "No."})]
@@ -185,6 +188,19 @@ def test_an_uploaded_checkpoint_needs_no_architecture(fake: Fake) -> None:
     assert json.loads(fake.bodies["/v1/jobs"])["checkpoint_id"] == "ckpt_1"
 
 
+def test_an_earlier_job_that_computes_the_same_is_named(fake: Fake, tmp_path: Path) -> None:
+    fake.answers = {
+        ("POST", "/v1/jobs"): [(202, job("queued", duplicate_of="job_0"))],
+        ("GET", "/v1/jobs/job_1"): [(200, job("succeeded"))],
+        ("GET", "/v1/jobs/job_1/artifacts"): [(200, {"items": []})],
+        ("GET", "/v1/jobs/job_1/report"): [(200, REPORT)],
+    }
+    result = run("quantize", "ckpt_1", "--out", str(tmp_path))
+    assert "job_0 computes the same (--reuse takes it)" in result.output
+    assert run("quantize", "ckpt_1", "--reuse", "--detach").exit_code == 0
+    assert json.loads(fake.bodies["/v1/jobs"])["reuse"] is True
+
+
 def test_a_file_without_architecture_is_a_usage_error(fake: Fake, tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()
     result = run("quantize", str(tmp_path / "a.pt"))
@@ -264,9 +280,14 @@ def test_cancel_and_delete(fake: Fake) -> None:
         ("POST", "/v1/jobs/job_1/cancel"): [(202, job("running"))],
         ("DELETE", "/v1/checkpoints/ckpt_1"): [(409, {"code": "checkpoint_in_use", "detail": "In use."})],
         ("DELETE", "/v1/datasets/data_1"): [(204, b"")],
+        ("DELETE", "/v1/jobs/job_1"): [(204, b"")],
+        ("DELETE", "/v1/jobs/job_2"): [(409, {"code": "job_unfinished", "detail": "It is running."})],
     }
     assert run("jobs", "cancel", "job_1").output == "job_1: running, stopping\n"
     assert run("datasets", "delete", "data_1").exit_code == 0
+    assert run("jobs", "delete", "job_1").exit_code == 0
+    running = run("jobs", "delete", "job_2")
+    assert running.exit_code == 1 and "It is running. (job_unfinished)" in running.stderr
     refused = run("checkpoints", "delete", "ckpt_1")
     assert refused.exit_code == 1 and "checkpoint_in_use" in refused.stderr
 
@@ -285,3 +306,52 @@ def test_cancel_and_delete(fake: Fake) -> None:
 )
 def test_method_is_a_name_or_an_object_with_what_was_asked(asked: Any, expected: Any) -> None:
     assert method_json("zaq", *asked) == expected
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_command_that_calls_a_server_takes_a_key() -> None:
+    found = dict(commands(get_command(app)))
+    calling = {path for path, command in found.items() if "server" in {each.name for each in command.params}}
+    assert {("jobs", "list"), ("quantize",), ("limits",), ("checkpoints", "upload")} <= calling
+    for path in calling:
+        assert "api_key" in {each.name for each in found[path].params}, path
+
+
+def test_the_key_comes_from_the_option_or_the_environment(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answers = {("GET", "/v1/jobs"): [(200, {"items": [], "next": None})]}
+    monkeypatch.setenv("ZSQ_API_KEY", "from-env")
+    for words, key in ((("jobs", "list"), "from-env"), (("jobs", "list", "--api-key", "given"), "given")):
+        assert run(*words).exit_code == 0
+        assert fake.headers["/v1/jobs"]["authorization"] == f"Bearer {key}"
+
+
+def test_a_server_that_asks_for_a_key_says_so_plainly(fake: Fake) -> None:
+    fake.answers = {("GET", "/v1/jobs"): [(401, {"code": "unauthorized", "detail": "No."})]}
+    result = run("jobs", "list")
+    assert result.exit_code == 1 and "ZSQ_API_KEY" in result.stderr and "zsq keys create" in result.stderr
+
+
+def test_limits_show_what_is_used_and_allowed(fake: Fake) -> None:
+    found = {
+        "owner": "ann",
+        "key_id": "key_1",
+        "stored_bytes": {"used": 3 * 2**20, "allowed": 2**30},
+        "queued_jobs": {"used": 2, "allowed": 1000},
+        "uploads": {"used": 0, "allowed": None},
+        "calls_per_minute": None,
+        "upload_bytes": 2**20,
+    }
+    fake.answers = {("GET", "/v1/limits"): [(200, found)]}
+    shown = run("limits").stdout
+    for text in ("You are ann, with key_1.", "3.0 MiB", "1024.0 MiB", "1000", "no limit", "not counted"):
+        assert text in shown, text
+    assert json.loads(run("limits", "--json").stdout) == found

@@ -43,6 +43,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
             dataset_id="data_1",
             seed=7,
             limit_seconds=60,
+            device="gpu",
             labels={"team": "vision"},
         )
     plain = {"checkpoint_id": "ckpt_1", "bits": "w4a8", "method": "zaq", "seed": 0}
@@ -54,6 +55,7 @@ def test_submit_sends_only_what_was_asked_for() -> None:
         "seed": 7,
         "evaluation": {"dataset_id": "data_1"},
         "limits": {"seconds": 60},
+        "device": "gpu",
         "labels": {"team": "vision"},
     }
     assert sent == [("POST", "/v1/jobs", plain), ("POST", "/v1/jobs", full)]
@@ -175,7 +177,25 @@ def test_wait_keeps_to_its_timeout() -> None:
             client.wait("job_1", timeout=0.0)
 
 
-def test_a_post_is_never_repeated() -> None:
+def test_a_submission_that_was_lost_is_sent_again_under_its_key() -> None:
+    keys: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        if len(keys) < 3:
+            raise httpx.ReadError("reset")
+        return httpx.Response(202, json=job("queued"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").id == "job_1"
+        assert len(keys) == 3 and len(set(keys)) == 1
+        client.submit("ckpt_1", bits="w4a4")
+        client.submit("ckpt_1", bits="w4a4", idempotency_key="mine")
+    assert keys[3] != keys[0] and keys[4] == "mine"
+
+
+def test_an_upload_in_one_go_is_never_repeated(tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_bytes(b"weights")
     calls: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -183,8 +203,21 @@ def test_a_post_is_never_repeated() -> None:
         raise httpx.ReadError("reset")
 
     with client_of(handler) as client, pytest.raises(ConnectionLost):
-        client.submit("ckpt_1", bits="w4a4")
-    assert calls == ["/v1/jobs"]
+        client.upload_checkpoint(tmp_path / "network.pt", "cifar/resnet8")
+    assert calls == ["/v1/checkpoints"]
+
+
+def test_an_earlier_job_is_named_and_may_be_taken() -> None:
+    sent: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        return httpx.Response(202, json=job("queued", duplicate_of="job_0"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").duplicate_of == "job_0"
+        client.submit("ckpt_1", bits="w4a4", reuse=True)
+    assert [body.get("reuse") for body in sent] == [None, True]
 
 
 def test_result_of_a_failed_job_names_its_error() -> None:
@@ -228,3 +261,43 @@ def test_an_artifacts_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
     with client_of(handler) as client, pytest.raises(ApiError):
         client.download("job_1", "../../job_2", tmp_path / "x")
     assert asked == [b"/v1/jobs/job_1/artifacts/..%2F..%2Fjob_2"]
+
+
+def test_the_key_goes_with_every_call_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=job())
+
+    for key, expected in ((None, "Bearer from-env"), (" given\n", "Bearer given")):
+        monkeypatch.setenv("ZSQ_API_KEY", "from-env")
+        with client_of(handler, api_key=key) as client:
+            client.job("job_1")
+            client.cancel("job_1")
+        assert [request.headers["authorization"] for request in seen] == [expected, expected]
+        assert not any("given" in str(request.url) or "from-env" in str(request.url) for request in seen)
+        seen.clear()
+    monkeypatch.delenv("ZSQ_API_KEY")
+    with client_of(handler) as client:
+        client.job("job_1")
+    assert "authorization" not in seen[0].headers
+
+
+@pytest.mark.parametrize("key", ["two words", "Schlüssel", "a\nb"])
+def test_a_key_that_cannot_be_one_is_said_before_it_is_sent(key: str) -> None:
+    with pytest.raises(ClientError, match="no key has") as raised:
+        Client("http://zsq.test", api_key=key)
+    assert key not in raised.value.detail
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    problem = {"code": "unauthorized", "detail": "This needs a key."}
+    for key, word in ((None, "No API key was sent"), ("k" * 9, "not good there")):
+        with client_of(lambda request: httpx.Response(401, json=problem), api_key=key) as client:
+            with pytest.raises(ApiError, match=word) as raised:
+                client.job("job_1")
+        assert (raised.value.status, raised.value.code) == (401, "unauthorized")
+        for hint in ("ZSQ_API_KEY", "--api-key", "zsq keys create"):
+            assert hint in raised.value.detail
+        assert "kkk" not in raised.value.detail

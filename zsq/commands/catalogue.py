@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from zsq.client import DEFAULT_SERVER
-from zsq.commands.common import Json, Server, connect, print_json, print_rows
+from zsq.commands.common import ApiKey, Json, Server, connect, print_json, print_rows
 
 
-def methods(as_json: Json = False, server: Server = DEFAULT_SERVER) -> None:
+def methods(as_json: Json = False, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """List the methods; --json adds every option with its default and bounds."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         found = client.methods()
     if as_json:
         print_json(found)
@@ -28,9 +28,10 @@ def architectures(
     contains: Annotated[str, typer.Argument(help="Only names with this in them.")] = "",
     as_json: Json = False,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """List the networks that a checkpoint may hold; --json adds the defaults and tags of each."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         found = client.architectures(contains)
     if as_json:
         print_json(found)

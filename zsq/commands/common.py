@@ -17,6 +17,10 @@ Server = Annotated[
     str,
     typer.Option("--server", envvar="ZSQ_SERVER_URL", help="Where zsq runs."),
 ]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="ZSQ_API_KEY", help="Where the server asks for one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's own answer, as JSON.")]
 
 
@@ -62,5 +66,5 @@ def failure_text(error: Failure | None) -> str:
     return f"{error.detail} ({error.code})" if error else ""
 
 
-def connect(server: str) -> Client:
-    return Client(server)
+def connect(server: str, api_key: str | None) -> Client:
+    return Client(server, api_key=api_key)

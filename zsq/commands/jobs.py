@@ -1,4 +1,4 @@
-"""`zsq jobs`: list, show, watch, cancel, report, download."""
+"""`zsq jobs`: list, show, watch, cancel, delete, report, download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zsq.client import DEFAULT_SERVER, Client
-from zsq.commands.common import Json, Server, connect, failure_text, new_group, print_json, print_rows
+from zsq.commands.common import ApiKey, Json, Server, connect, failure_text, new_group, print_json, print_rows
 from zsq.errors import JobNotSucceeded
 from zsq.models import Job
 from zsq.report_view import print_report
@@ -26,9 +26,10 @@ def list_jobs(
     limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1)] = 20,
     as_json: Json = False,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """List jobs, newest first."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         found = list(islice(client.jobs(status=status, method=method, checkpoint_id=checkpoint), limit))
     if as_json:
         print_json([dict(job.raw) for job in found])
@@ -48,32 +49,41 @@ def list_jobs(
 
 
 @jobs.command("show")
-def show(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+def show(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Show one job as the server sees it."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         print_json(dict(client.job(job_id).raw))
 
 
 @jobs.command("watch")
-def watch(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+def watch(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Follow a job until it ends; exits 0 only when it succeeded."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         job = follow(client, job_id)
         print_report(console(), client.report(job_id), job.method or "")
 
 
 @jobs.command("cancel")
-def cancel(job_id: str, server: Server = DEFAULT_SERVER) -> None:
+def cancel(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Ask a job to stop."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         job = client.cancel(job_id)
     console().print(f"{job.id}: {job.status}" + ("" if job.ended else ", stopping"))
 
 
+@jobs.command("delete")
+def delete(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
+    """Delete an ended job with its report and files."""
+    with connect(server, api_key) as client:
+        client.delete_job(job_id)
+
+
 @jobs.command("report")
-def report(job_id: str, as_json: Json = False, server: Server = DEFAULT_SERVER) -> None:
+def report(
+    job_id: str, as_json: Json = False, server: Server = DEFAULT_SERVER, api_key: ApiKey = None
+) -> None:
     """Show a job's report."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         found = client.report(job_id)
         if as_json:
             print_json(found)
@@ -89,9 +99,10 @@ def download(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.", file_okay=False)] = Path(),
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """Download a job's files; goes on where an earlier download stopped."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         for path in fetch(client, job_id, names or None, out):
             console().print(str(path), markup=False)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zsq.client import DEFAULT_SERVER, Client
-from zsq.commands.common import Server, connect
+from zsq.commands.common import ApiKey, Server, connect
 from zsq.commands.jobs import fetch, follow
 from zsq.commands.uploads import (
     Architecture,
@@ -18,6 +18,7 @@ from zsq.commands.uploads import (
     InputShape,
     Name,
     Numbers,
+    Resumable,
     class_names,
     integers,
     numbers,
@@ -54,18 +55,27 @@ def quantize(
         list[str] | None, typer.Option("--option", "-o", help="A method's option, NAME=VALUE; repeatable.")
     ] = None,
     limit: Annotated[float | None, typer.Option(help="The job fails when it runs longer (seconds).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the job may run: any (the default), cpu or gpu.")
+    ] = None,
     name: Name = None,
     num_classes: Classes = None,
     input_shape: InputShape = None,
     mean: Numbers = None,
     std: Numbers = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take an earlier job that computes the same, if there is one.")
+    ] = False,
+    webhook: Annotated[str | None, typer.Option(help="A URL to tell of the job's end.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return at once.")] = False,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """Quantize a network without data: upload, wait, download model.onnx and report.json."""
     what = method_json(method, preset, iterations, seconds, option or [])
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         if Path(file).exists() or not file.startswith("ckpt_"):
             if architecture is None:
                 raise typer.BadParameter(
@@ -80,6 +90,7 @@ def quantize(
                 mean=numbers(mean, "--mean"),
                 std=numbers(std, "--std"),
                 classes=class_names(classes),
+                resumable=resumable,
             ).id
         else:
             checkpoint_id = file
@@ -88,14 +99,19 @@ def quantize(
             bits=_json_or_text(bits) if bits.lstrip().startswith("{") else bits,
             method=what,
             profile=profile,
-            dataset_id=_dataset_id(client, dataset),
+            dataset_id=_dataset_id(client, dataset, resumable),
             seed=seed,
             limit_seconds=limit,
+            device=device,
+            reuse=reuse,
+            webhook=webhook,
         )
         if detach:
             console().print(job.id)
             return
         console().print(f"{job.id}: {bits}, {method}", markup=False)
+        if job.duplicate_of:
+            console().print(f"{job.duplicate_of} computes the same (--reuse takes it)", markup=False)
         follow(client, job.id)
         folder = out or Path(job.id)
         fetch(client, job.id, None, folder)
@@ -103,10 +119,10 @@ def quantize(
         console().print(f"Written to {folder}/", markup=False)
 
 
-def _dataset_id(client: Client, dataset: str | None) -> str | None:
+def _dataset_id(client: Client, dataset: str | None, resumable: bool | None) -> str | None:
     if dataset is None or (dataset.startswith("data_") and not Path(dataset).exists()):
         return dataset
-    return client.upload_dataset(dataset).id
+    return client.upload_dataset(dataset, resumable=resumable).id
 
 
 def method_json(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zsq.client import DEFAULT_SERVER
-from zsq.commands.common import Json, Server, connect, failure_text, new_group, print_json, print_rows
+from zsq.commands.common import ApiKey, Json, Server, connect, failure_text, new_group, print_json, print_rows
 from zsq.models import Upload
 from zsq.report_view import size
 from zsq.terminal import console
@@ -31,6 +31,14 @@ Classes = Annotated[int | None, typer.Option(help="Else found in the file.")]
 ClassNames = Annotated[
     str | None,
     typer.Option(help="Class names in the order of their numbers: a comma list, or @FILE with one a line."),
+]
+
+Resumable = Annotated[
+    bool | None,
+    typer.Option(
+        "--resumable/--plain",
+        help="Go on after lost connections, or send it in one go; else large files are resumable.",
+    ),
 ]
 
 
@@ -70,10 +78,12 @@ def upload_checkpoint(
     mean: Numbers = None,
     std: Numbers = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """Upload a state dict (.pt, .pth, .safetensors) and print its id."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         found = client.upload_checkpoint(
             file,
             architecture,
@@ -83,6 +93,7 @@ def upload_checkpoint(
             mean=numbers(mean, "--mean"),
             std=numbers(std, "--std"),
             classes=class_names(classes),
+            resumable=resumable,
         )
     console().print(found.id)
 
@@ -92,53 +103,59 @@ def upload_dataset(
     file: FileArgument,
     name: Name = None,
     classes: ClassNames = None,
+    resumable: Resumable = None,
     server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
 ) -> None:
     """Upload labelled images (.npz with x and y, or a zip or tar of folders) and print the id."""
-    with connect(server) as client:
-        found = client.upload_dataset(file, name=name, classes=class_names(classes))
+    with connect(server, api_key) as client:
+        found = client.upload_dataset(file, name=name, classes=class_names(classes), resumable=resumable)
     console().print(found.id)
 
 
 @checkpoints.command("list")
-def list_checkpoints(limit: Limit = 20, as_json: Json = False, server: Server = DEFAULT_SERVER) -> None:
+def list_checkpoints(
+    limit: Limit = 20, as_json: Json = False, server: Server = DEFAULT_SERVER, api_key: ApiKey = None
+) -> None:
     """List uploaded networks."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         _print(list(islice(client.checkpoints(), limit)), as_json)
 
 
 @datasets.command("list")
-def list_datasets(limit: Limit = 20, as_json: Json = False, server: Server = DEFAULT_SERVER) -> None:
+def list_datasets(
+    limit: Limit = 20, as_json: Json = False, server: Server = DEFAULT_SERVER, api_key: ApiKey = None
+) -> None:
     """List uploaded evaluation sets."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         _print(list(islice(client.datasets(), limit)), as_json)
 
 
 @checkpoints.command("show")
-def show_checkpoint(checkpoint_id: str, server: Server = DEFAULT_SERVER) -> None:
+def show_checkpoint(checkpoint_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Show one, with what was found in it."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         print_json(dict(client.checkpoint(checkpoint_id).raw))
 
 
 @datasets.command("show")
-def show_dataset(dataset_id: str, server: Server = DEFAULT_SERVER) -> None:
+def show_dataset(dataset_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Show one, with what was found in it."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         print_json(dict(client.dataset(dataset_id).raw))
 
 
 @checkpoints.command("delete")
-def delete_checkpoint(checkpoint_id: str, server: Server = DEFAULT_SERVER) -> None:
+def delete_checkpoint(checkpoint_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Delete one; refused while an unfinished job uses it."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         client.delete_checkpoint(checkpoint_id)
 
 
 @datasets.command("delete")
-def delete_dataset(dataset_id: str, server: Server = DEFAULT_SERVER) -> None:
+def delete_dataset(dataset_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Delete one; refused while an unfinished job uses it."""
-    with connect(server) as client:
+    with connect(server, api_key) as client:
         client.delete_dataset(dataset_id)
 
 

@@ -27,7 +27,7 @@ class Broker:
                 'daemonize no\nsave ""\nappendonly yes\nappendfsync everysec\n'
             )
         self.command = [_server(), str(config)]
-        self.url = f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        self.url = _url(self._password, self._port)
 
     def answers(self) -> bool:
         """Whether it takes commands; while it loads its file, it says LOADING instead."""
@@ -43,6 +43,22 @@ class Broker:
                 return b"+PONG" in answer
         except OSError:
             return False
+
+
+def embedded(folder: Path) -> str | None:
+    """The URL of the broker that a stack runs in `folder` at this moment, else None."""
+    try:
+        lines = (folder / "valkey.conf").read_text().splitlines()
+        said = dict(line.split(" ", 1) for line in lines if " " in line)
+        port = int(said["port"])
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except (OSError, KeyError, ValueError):
+        return None
+    return _url(said.get("requirepass", ""), port)
+
+
+def _url(password: str, port: int) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def free_port() -> int:

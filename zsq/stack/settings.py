@@ -18,5 +18,11 @@ class StackSettings(BaseSettings):
     data_dir: Path = Path(".zsq")
     """Database, files, broker data and logs."""
 
+    device: str = "auto"
+    """What GPU the jobs are computed on; `cpu` for none."""
+
     broker_url: str | None = None
     """A broker to use instead of starting one."""
+
+    log_format: str = "auto"
+    """How the parts log, into files that people read: `auto` is text here."""

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from zsq.stack.settings import StackSettings
 
 START_SECONDS = 90.0
-STOP_SECONDS = 8.0
+# Longer than ZSQ_SHUTDOWN_GRACE_SECONDS, in which a running job saves what it has.
+STOP_SECONDS = 30.0
 _TICK_SECONDS = 0.1
 _HOST = "127.0.0.1"
+_DEVICES = Path("/dev")
 
 
 def _say(line: str) -> None:
@@ -58,7 +60,9 @@ class Stack:
         self.data_dir = (data_dir or settings.data_dir).expanduser().absolute()
         self.port = settings.port if port is None else port
         self._extra = dict(env or {})
+        self._device = self._extra.get("ZSQ_DEVICE", settings.device)
         self._broker_url = self._extra.get("ZSQ_BROKER_URL", settings.broker_url) or None
+        self._log_format = "text" if settings.log_format.lower() == "auto" else settings.log_format
         self._say = say
         self._parts: dict[str, Part] = {}
         self._restarts: dict[str, Restarts] = {}
@@ -78,7 +82,7 @@ class Stack:
         return self.data_dir / "logs"
 
     def pid(self, part: str) -> int | None:
-        """The process of `broker`, `api`, `control` or `device`."""
+        """The process of `broker`, `api`, `control`, `cpu` or, where there is one, `gpu`."""
         return self._parts[part].pid
 
     def start(self) -> None:
@@ -173,8 +177,8 @@ class Stack:
         self._migrate(env)
         self._launch("api", [python, "-m", "api"], env)
         env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        for role in ("control", "device"):
-            self._launch(role, [python, "-m", "worker", role], env)
+        for role, options in workers(self._device).items():
+            self._launch(role, [python, "-m", "worker", role, *options], env)
         with httpx.Client(trust_env=False, timeout=5) as client:
             probe = _Probe(client, f"{self.url}/readyz")
             self._await(probe.ready, lambda: f"The API does not become ready: {probe.answer}")
@@ -191,6 +195,7 @@ class Stack:
             ),
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
+            "ZSQ_LOG_FORMAT": self._log_format,
             **self._extra,
         }
 
@@ -248,6 +253,16 @@ class Stack:
                 part.terminate()
             for part in parts:
                 part.finish(lambda: time.monotonic() < end and not self._hurried.is_set())
+
+
+def workers(device: str) -> dict[str, list[str]]:
+    """The workers to start, with their options; `device` is `ZSQ_DEVICE`.
+
+    Where there is a GPU, only jobs that ask for the CPU run there.
+    """
+    if device == "cpu" or (device == "auto" and not any(_DEVICES.glob("nvidia[0-9]*"))):
+        return {"control": [], "cpu": []}
+    return {"control": [], "cpu": ["--queues", "zsq.cpu"], "gpu": []}
 
 
 class _Stopped(Exception):

@@ -10,7 +10,7 @@ const results = new Map(); // job id -> its result in one line
 let shown = 20;
 
 async function api(path, options) {
-  const response = await fetch(path, options);
+  const response = await call(path, options);
   const body = response.status === 204 ? null : await response.json();
   if (!response.ok) throw new Error(body.detail || response.statusText);
   return body;
@@ -44,10 +44,15 @@ function result(report) {
   return `top-1 ${found.onnxruntime.top1.toFixed(2)} % in ONNX Runtime, float32 ${found.float32.top1.toFixed(2)} %; ${size}`;
 }
 
-function link(href, text) {
+function link(file) {
   const anchor = document.createElement("a");
-  anchor.href = href;
-  anchor.textContent = text;
+  anchor.href = file.href;
+  anchor.textContent = `${file.name} (${bytes(file.bytes)})`;
+  anchor.addEventListener("click", (event) => {
+    if (!storedKey()) return; // the browser's own download, which can go on where it broke off
+    event.preventDefault();
+    save(file.href, file.name).catch((error) => say(error.message));
+  });
   return anchor;
 }
 
@@ -56,8 +61,7 @@ async function showLinks(job, item) {
   downloads.set(job.id, []);
   try {
     const page = await api(job.links.artifacts);
-    const links = page.items.map((file) => link(file.href, `${file.name} (${bytes(file.bytes)})`));
-    item.querySelector(".links").replaceChildren(...links);
+    item.querySelector(".links").replaceChildren(...page.items.map(link));
     const report = await api(job.links.report);
     results.set(job.id, result(report));
     showCurves(item, report.method.losses);
@@ -116,15 +120,39 @@ async function refresh() {
   $("more").hidden = !page.next;
 }
 
+// Who the key is, and what may be taken; told only where there are keys.
+async function showLimits() {
+  if (!storedKey()) return;
+  const found = await api("/v1/limits");
+  const of = (used, allowed, say) => (allowed === null ? say(used) : `${say(used)} of ${say(allowed)}`);
+  const { stored_bytes: stored, queued_jobs: queued } = found;
+  $("who").textContent = `${found.owner}: ${of(queued.used, queued.allowed, String)} jobs queued, `
+    + `${of(stored.used, stored.allowed, bytes)} stored`;
+  $("who").hidden = false;
+}
+
 async function poll() {
   try {
-    if (!document.hidden) await refresh();
+    if (!document.hidden && !locked) {
+      await refresh();
+      await showLimits();
+    }
     $("away").hidden = true;
   } catch {
-    $("away").hidden = false;
+    $("away").hidden = locked;
   }
   setTimeout(poll, POLL_MS);
 }
+
+// What one key saw is not for the next.
+document.addEventListener("zsq:locked", () => {
+  for (const map of [items, downloads, results]) map.clear();
+  $("jobs").replaceChildren();
+  $("who").hidden = true;
+  architectures = null;
+  say("");
+});
+document.addEventListener("zsq:unlocked", () => { refresh().then(showLimits).catch(() => {}); });
 
 function say(text) { $("said").textContent = text; }
 
@@ -133,11 +161,14 @@ function send(form, onSent) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", "/v1/quantize");
+    const key = storedKey();
+    for (const [name, value] of Object.entries(withKey({}, key))) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", (event) => onSent(event.loaded / event.total));
     request.addEventListener("error", () => reject(new Error("The server closed the connection.")));
     request.addEventListener("load", () => {
       let body = {};
       try { body = JSON.parse(request.responseText); } catch { /* not ours: a proxy's page */ }
+      if (request.status === 401) lock(key);
       if (request.status < 300) resolve(body);
       else reject(new Error(body.detail || `The server answered ${request.status}.`));
     });

@@ -25,7 +25,8 @@ def test_the_whole_file_has_its_sha256_as_a_strong_etag(api: Api, url: str) -> N
 
 
 def test_head_tells_the_same_without_the_bytes(api: Api, url: str) -> None:
-    head, get = api.http.head(url), api.http.get(url)
+    same = {"x-request-id": "one"}
+    head, get = api.http.head(url, headers=same), api.http.get(url, headers=same)
     assert head.status_code == 200 and head.content == b""
     assert dict(head.headers) == dict(get.headers)
 
@@ -90,3 +91,13 @@ def test_what_is_not_there_is_404_and_what_is_not_ready_409(api: Api, url: str) 
 def test_bytes_that_are_gone_are_our_fault(api: Api, url: str) -> None:
     api.resources.blobs.delete(hashlib.sha256(MODEL).hexdigest())
     problem(api.http.get(url), 500, "blob_missing")
+
+
+def test_what_is_gone_is_our_fault_for_head_too(api: Api, url: str) -> None:
+    api.resources.blobs.delete(hashlib.sha256(MODEL).hexdigest())
+    assert api.http.head(url).status_code == 500
+
+
+def test_several_ranges_are_answered_with_the_whole_file(api: Api, url: str) -> None:
+    response = api.http.get(url, headers={"range": "bytes=0-9,20-29"})
+    assert response.status_code == 200 and response.content == MODEL

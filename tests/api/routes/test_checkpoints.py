@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 
 from store.queue import CONTROL_QUEUE
 from tests.api.conftest import Api
@@ -59,7 +60,7 @@ def test_a_raw_body_and_a_form_are_the_same_upload(api: Api) -> None:
         "/v1/checkpoints?architecture=cifar/resnet20&num_classes=10", content=b"weights", headers=RAW
     )
     assert (form.status_code, raw.status_code) == (201, 200)
-    assert form.json() == raw.json()
+    assert form.json() | {"updated_at": None} == raw.json() | {"updated_at": None}
 
 
 def test_other_fields_are_another_checkpoint_of_the_same_bytes(api: Api) -> None:
@@ -217,6 +218,23 @@ def test_a_rejected_checkpoint_says_why(api: Api) -> None:
         work.checkpoints.mark_rejected(id, error)
     body = api.http.get(f"/v1/checkpoints/{id}").json()
     assert body["state"] == "rejected" and body["error"] == error
+
+
+def test_what_was_rejected_is_inspected_again_when_it_is_sent_again(api_on: Api) -> None:
+    with redis.Redis.from_url(api_on.settings.broker_url) as server:
+        server.flushdb()
+    id = post(api_on).json()["id"]
+    with api_on.database.write() as work:
+        work.checkpoints.mark_rejected(id, {"code": "worker_crashed", "detail": "Its reader crashed."})
+    body = {"checkpoint_id": id, "bits": "w4a4"}
+    problem(api_on.http.post("/v1/jobs", json=body), 422, "checkpoint_rejected")
+    again = post(api_on)
+    assert again.status_code == 200
+    assert (again.json()["id"], again.json()["state"], again.json()["error"]) == (id, "pending", None)
+    assert api_on.queued()[CONTROL_QUEUE] == 2
+    assert api_on.http.post("/v1/jobs", json=body).status_code == 202
+    api_on.make_ready(id)
+    assert post(api_on).json()["state"] == "ready"
 
 
 def test_deleting_takes_the_bytes_with_the_last_row(api_on: Api) -> None:

@@ -11,7 +11,9 @@ def test_a_dataset_is_kept_found_and_deleted(api: Api) -> None:
     assert response.status_code == 201
     body = response.json()
     assert (body["state"], body["classes"], body["name"]) == ("pending", ["cat", "dog"], "pets")
-    assert api.http.post("/v1/datasets", files={"file": b"npz"}, data=data).status_code == 200
+    again = api.http.post("/v1/datasets", files={"file": b"npz"}, data=data)
+    assert again.status_code == 200 and again.json()["updated_at"] > body["updated_at"]
+    body = again.json()
     assert api.http.get("/v1/datasets").json()["items"] == [body]
     assert api.http.get(f"/v1/datasets/{body['id']}").json() == body
     assert api.queued()[CONTROL_QUEUE] == 2

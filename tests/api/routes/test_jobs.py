@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from store.queue import CONTROL_QUEUE, DEVICE_QUEUE
+from store.errors import Unavailable
+from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from tests.api.conftest import Api
 from tests.api.problems import problem
 
@@ -39,8 +40,19 @@ def test_a_job_is_accepted_enqueued_and_found(api: Api) -> None:
     assert (job["seed"], job["limits"], job["labels"]) == (7, {"seconds": 60.0}, {"team": "vision"})
     assert job["progress"] == {"fraction": 0.0, "step": 0, "steps": 0, "eta_seconds": None}
     got = api.http.get(f"/v1/jobs/{job['id']}")
+    assert job.pop("duplicate_of") is None
     assert got.json() == job and got.headers["retry-after"]
-    assert api.queued()[DEVICE_QUEUE] == 1
+    assert api.queued()[ANY_QUEUE] == 1
+
+
+def test_a_job_that_asks_for_a_gpu_is_told_to_gpu_workers_alone(api: Api) -> None:
+    id = ready_checkpoint(api)
+    before = api.queued()
+    assert api.submit(id, device="gpu")["device"] == "gpu"
+    assert api.queued() == {**before, GPU_QUEUE: 1}
+    assert api.submit(id)["device"] == "any"
+    refused = api.http.post("/v1/jobs", json={"checkpoint_id": id, "bits": "w4a4", "device": "tpu"})
+    problem(refused, 422, "validation_error", "device")
 
 
 def test_a_job_sent_as_a_form_is_told_to_be_json(api: Api) -> None:
@@ -51,7 +63,7 @@ def test_a_job_sent_as_a_form_is_told_to_be_json(api: Api) -> None:
 
 def test_a_job_on_a_pending_checkpoint_is_accepted_and_waits(api: Api) -> None:
     api.submit(api.upload()["id"])
-    assert api.queued() == {CONTROL_QUEUE: 1, DEVICE_QUEUE: 0}
+    assert api.queued() == {CONTROL_QUEUE: 1}
 
 
 def test_a_broker_that_is_away_loses_no_job(api: Api) -> None:
@@ -187,14 +199,15 @@ def test_one_shot_makes_checkpoint_dataset_and_job(api: Api) -> None:
     checkpoint = api.http.get(job["links"]["checkpoint"]).json()
     dataset = api.http.get(job["links"]["dataset"]).json()
     assert (checkpoint["mean"], checkpoint["bytes"], dataset["bytes"]) == ([0.5, 0.5, 0.5], 7, 3)
-    assert api.queued() == {CONTROL_QUEUE: 2, DEVICE_QUEUE: 0}
+    assert api.queued() == {CONTROL_QUEUE: 2}
 
 
 def test_one_shot_takes_the_shorthands(api: Api) -> None:
     data = {"architecture": "cifar/resnet20", "bits": "w4a4", "method": "minmax", "export": "portable"}
+    data["device"] = "cpu"
     response = api.http.post("/v1/quantize", files={"file": b"weights"}, data=data)
     assert response.status_code == 202
-    assert response.json()["export"] == {"profile": "portable"}
+    assert response.json()["export"] == {"profile": "portable"} and response.json()["device"] == "cpu"
     assert response.json()["method"]["name"] == "minmax" and response.json()["evaluation"] is None
 
 
@@ -283,3 +296,53 @@ def test_the_report_comes_with_success(api: Api) -> None:
     done = api.http.get(f"/v1/jobs/{job['id']}")
     assert done.json()["status"] == "succeeded" and "retry-after" not in done.headers
     assert set(done.json()["links"]) == {"self", "checkpoint", "report", "artifacts"}
+
+
+def test_a_deleted_job_is_gone_with_all_that_is_its(api_on: Api) -> None:
+    id, sha256 = api_on.succeeded_job()
+    assert api_on.resources.blobs.exists(sha256)
+    assert api_on.http.delete(f"/v1/jobs/{id}").status_code == 204
+    for path in ("", "/report", "/artifacts", "/artifacts/model.onnx"):
+        problem(api_on.http.get(f"/v1/jobs/{id}{path}"), 404, "not_found")
+    assert api_on.http.get("/v1/jobs").json()["items"] == []
+    assert not api_on.resources.blobs.exists(sha256)
+    with api_on.database.read() as work:
+        assert not work.jobs.events(id) and not work.artifacts.of_job(id)
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 404, "not_found")
+
+
+def test_a_file_that_two_jobs_have_goes_with_the_second(api_on: Api) -> None:
+    (first, sha256), (second, same) = api_on.succeeded_job(), api_on.succeeded_job()
+    assert sha256 == same
+    api_on.http.delete(f"/v1/jobs/{first}")
+    assert api_on.http.get(f"/v1/jobs/{second}/artifacts/model.onnx").status_code == 200
+    api_on.http.delete(f"/v1/jobs/{second}")
+    assert not api_on.resources.blobs.exists(sha256)
+
+
+def test_an_unfinished_job_is_not_deleted(api_on: Api) -> None:
+    checkpoint = api_on.upload()
+    api_on.make_ready(checkpoint["id"])
+    id = api_on.submit(checkpoint["id"])["id"]
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
+    with api_on.database.write() as work:
+        claim = work.jobs.claim(id, "test", 60)
+        assert claim is not None
+    problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
+    with api_on.database.write() as work:
+        work.jobs.cancel_running(id, claim.fence)
+    assert api_on.http.delete(f"/v1/jobs/{id}").status_code == 204
+    # What the worker still writes changes nothing.
+    with api_on.database.write() as work:
+        assert not work.jobs.succeed(id, claim.fence, {}, [])
+
+
+def test_a_blob_store_that_is_away_does_not_keep_a_job(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: object, sha256: str) -> None:
+        raise Unavailable("away")
+
+    id, sha256 = api.succeeded_job()
+    monkeypatch.setattr(type(api.resources.blobs), "delete", away)
+    assert api.http.delete(f"/v1/jobs/{id}").status_code == 204
+    problem(api.http.get(f"/v1/jobs/{id}"), 404, "not_found")
+    assert api.resources.blobs.exists(sha256), "the collector's to find"

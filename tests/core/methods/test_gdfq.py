@@ -14,8 +14,8 @@ from core.context import Progress
 from core.fake_quant.affine import unsigned_grid
 from core.methods import gdfq
 from core.methods.answered import Answered
+from core.methods.attempt import Attempt
 from core.methods.base import image_shape
-from core.methods.clock import Clock
 from core.methods.gdfq import Lesson
 from core.methods.inundation import crossing_factor
 from core.methods.prepare import prepare
@@ -85,11 +85,11 @@ def test_the_kl_is_averaged_over_batch_and_classes_and_scaled_by_the_squared_tem
 def test_the_teacher_runs_once_for_both_losses(
     teacher: fx.GraphModule, tmp_path: Path, config: GdfqConfig
 ) -> None:
-    settings = replace(config, student_steps=1).resolved()
+    settings = replace(config, student_steps=1, start="nearest").resolved()
     with frozen(teacher), BatchNormStatistics(teacher) as statistics:
         student = student_of(teacher, config)
         run = context(tmp_path)
-        prepare(teacher, student, Clock(settings.budget), run, start="nearest")
+        prepare(teacher, Attempt(student, settings, run))
         lesson = Lesson(teacher, student, statistics, settings, run)
         calls = []
         teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -143,7 +143,7 @@ def test_every_other_further_step_sees_distilled_images(
 
 def test_answered_batches_show_every_image_as_often(teacher: fx.GraphModule, tmp_path: Path) -> None:
     images = torch.randn(10, *image_shape(teacher))
-    answered = Answered(teacher, images, 4, context(tmp_path))
+    answered = Answered.by(teacher, images, 4, context(tmp_path))
     seen = [answered.batch() for _ in range(6)]
     assert [len(x) for x, _ in seen] == [4, 4, 2] * 2
     for epoch in (seen[:3], seen[3:]):
@@ -173,9 +173,9 @@ def test_inundation_multiplies_a_move_until_the_wanted_share_of_integers_changes
 def test_with_inundation_every_layer_changes_integers(
     teacher: fx.GraphModule, tmp_path: Path, share: float | None
 ) -> None:
-    settings = replace(SMALL, student_steps=1, student_lr=1e-2, inundation=share).resolved()
+    settings = replace(SMALL, student_steps=1, student_lr=1e-2, inundation=share, start="nearest").resolved()
     student, run = student_of(teacher), context(tmp_path)
-    prepare(teacher, student, Clock(settings.budget), run, start="nearest")
+    prepare(teacher, Attempt(student, settings, run))
     before = {name: layer.grid().codes(layer.weight) for name, layer in student.layers().items()}
     with frozen(teacher), BatchNormStatistics(teacher, settings.statistics) as statistics:
         lesson = Lesson(teacher, student, statistics, settings, run)

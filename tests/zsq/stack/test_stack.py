@@ -9,7 +9,10 @@ from types import FrameType
 
 import pytest
 
+from store.queue import CPU_QUEUE
+from worker.__main__ import ROLES
 from zsq.stack import Stack, StackError
+from zsq.stack.stack import workers
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,6 +27,26 @@ def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ZSQ_PORT", "http")
     with pytest.raises(StackError, match="port"):
         Stack()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "roles"),
+    [
+        ("auto", False, {"control": [], "cpu": []}),
+        ("cpu", True, {"control": [], "cpu": []}),
+        ("auto", True, {"control": [], "cpu": ["--queues", CPU_QUEUE], "gpu": []}),
+        ("cuda:1", False, {"control": [], "cpu": ["--queues", CPU_QUEUE], "gpu": []}),
+    ],
+)
+def test_where_there_is_a_gpu_it_gets_all_jobs_but_those_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, gpu: bool, roles: dict[str, list[str]]
+) -> None:
+    (tmp_path / "nvidiactl").touch()
+    if gpu:
+        (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr("zsq.stack.stack._DEVICES", tmp_path)
+    assert workers(device) == roles
+    assert set(roles) <= set(ROLES)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Who calls and how much they may: keys, rates, uploads at the same time. `api.guard` asks."""

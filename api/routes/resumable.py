@@ -1,0 +1,257 @@
+"""Resumable uploads: tus 1.0 (https://tus.io/protocols/resumable-upload)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from email.utils import format_datetime
+from http import HTTPStatus
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.deps import Caller, CallerDep, Resources, ResourcesDep
+from api.drain import drain
+from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
+from api.routes.documented import IdPath, header_parameters, problems
+from api.schemas.resumable import PartialUploadOut
+from api.services import resumable, tus
+from api.services.kinds import KINDS
+from api.services.quota import admitted
+from api.services.receive import pump
+from api.settings import settings_of
+from store.tables import PartialUpload
+
+_RESUMABLE = {"Tus-Resumable": tus.VERSION}
+
+
+class TusRoute(APIRoute):
+    """Every answer names the protocol's version, and every request must, but those that only ask."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def versioned(request: Request) -> Response:
+            try:
+                asked = request.headers.get("tus-resumable")
+                if asked != tus.VERSION and request.method not in ("OPTIONS", "GET"):
+                    raise UnsupportedTusVersion(
+                        f"Tus-Resumable must be {tus.VERSION}.", headers={"Tus-Version": tus.VERSION}
+                    )
+                response = await handle(request)
+            except ApiError as error:
+                error.headers = {**(error.headers or {}), **_RESUMABLE}
+                raise
+            response.headers.update(_RESUMABLE)
+            return response
+
+        return versioned
+
+
+router = APIRouter(prefix="/v1/uploads", tags=["resumable uploads"], route_class=TusRoute)
+
+_PART = {"requestBody": {"content": {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
+_VERSION = {"Tus-Resumable": f"`{tus.VERSION}`."}
+_CHECKSUM = {"Upload-Checksum": f"Optional: one of {tus.ALGORITHMS}, and the body's sum in base64."}
+_CREATION = {
+    "Upload-Length": "Bytes of the whole file.",
+    "Upload-Metadata": f"`kind` ({' or '.join(KINDS)}) and the fields of the form, each `key base64`, with "
+    "commas between. `filename` and `filetype` are ignored.",
+}
+_OFFSET = {"Upload-Offset": "Where these bytes go: the offset that the server has."}
+
+
+@router.options("", status_code=204, responses=problems())
+def upload_options(request: Request) -> Response:
+    """What of tus this server knows."""
+    headers = {
+        "Tus-Version": tus.VERSION,
+        "Tus-Extension": tus.EXTENSIONS,
+        "Tus-Max-Size": str(settings_of(request).max_upload_bytes),
+        "Tus-Checksum-Algorithm": tus.ALGORITHMS,
+    }
+    return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+
+
+@router.options("/{id}", status_code=204, responses=problems(404))
+def options_of_one_upload(id: IdPath, request: Request) -> Response:
+    """The same, whether there is such an upload or not."""
+    return upload_options(request)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_class=Response,
+    responses=problems(400, 409, 412, 413, 415, 422, 460),
+    openapi_extra={**_PART, **header_parameters(_VERSION | _CREATION, _CHECKSUM)},
+)
+async def create_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
+    """Begins an upload, whose address is in `Location`; its first bytes may come along."""
+    stream = request.stream()
+    try:
+        length = tus.count(request.headers, "Upload-Length")
+        metadata = tus.metadata(request.headers.get("Upload-Metadata", ""))
+        limit = settings_of(request).max_upload_bytes
+        row = await run_sync(resumable.create, resources, caller, length, metadata, limit)
+    except ApiError:
+        await drain(request, stream)
+        raise
+    if tus.brings_bytes(request.headers):
+        async with admitted(request, resources, caller, has_room=True):
+            row = await _receive(request, stream, resources, caller, row.id, 0)
+    headers = {"Location": f"/v1/uploads/{row.id}", **_progress(row)}
+    return Response(status_code=HTTPStatus.CREATED, headers=headers)
+
+
+@router.head(
+    "/{id}",
+    response_class=Response,
+    responses=problems(404, 410, 412),
+    openapi_extra=header_parameters(_VERSION),
+)
+def get_upload_offset(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
+    """How far it has come, in `Upload-Offset`."""
+    row = resumable.find(resources, caller, id)
+    headers = {
+        **_progress(row),
+        "Upload-Length": str(row.length),
+        "Upload-Metadata": tus.encoded(row.fields),
+        "Cache-Control": "no-store",
+    }
+    return Response(headers=headers)
+
+
+@router.get("/{id}", responses=problems(404, 410))
+def get_upload(
+    id: IdPath, response: Response, caller: CallerDep, resources: ResourcesDep
+) -> PartialUploadOut:
+    """How far it has come, and the checkpoint or dataset that it has become."""
+    response.headers["Cache-Control"] = "no-store"
+    return PartialUploadOut.of(resumable.settled(resources, caller, id))
+
+
+@router.patch(
+    "/{id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(400, 404, 409, 410, 412, 413, 415, 422, 460),
+    openapi_extra={**_PART, **header_parameters(_VERSION | _OFFSET, _CHECKSUM)},
+)
+async def append_to_upload(
+    id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep
+) -> Response:
+    """Goes on with it. What arrives before a connection breaks is kept, unless a checksum came with it.
+
+    The last bytes make the checkpoint or dataset, whose address is in `Zsq-Resource`; without any, at the
+    end, that address is given again.
+    """
+    stream = request.stream()
+    try:
+        at = tus.count(request.headers, "Upload-Offset")
+    except ApiError:
+        await drain(request, stream)
+        raise
+    async with admitted(request, resources, caller, has_room=True):
+        row = await _receive(request, stream, resources, caller, id, at)
+    return Response(status_code=HTTPStatus.NO_CONTENT, headers=_progress(row))
+
+
+@router.delete(
+    "/{id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(404, 412),
+    openapi_extra=header_parameters(_VERSION),
+)
+def terminate_upload(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Response:
+    """Gives it up. The checkpoint or dataset that it has become stays."""
+    resumable.terminate(resources, caller, id)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+@router.post("/{id}", include_in_schema=False)
+async def overridden(id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
+    """tus lets clients that can send neither PATCH nor DELETE name it in a header."""
+    match request.headers.get("x-http-method-override"):
+        case "PATCH":
+            return await append_to_upload(id, request, caller, resources)
+        case "DELETE":
+            return await run_sync(terminate_upload, id, caller, resources)
+        case _:
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+async def _receive(
+    request: Request,
+    stream: AsyncIterator[bytes],
+    resources: Resources,
+    caller: Caller,
+    id: str,
+    at: int,
+) -> PartialUpload:
+    try:
+        if not tus.brings_bytes(request.headers):
+            raise UnsupportedMediaType(f"The Content-Type must be {tus.MEDIA_TYPE}.")
+        checksum = tus.Checksum.of(request.headers.get("Upload-Checksum"))
+        room = await run_sync(resumable.room, resources, caller, id, at)
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > room:
+            raise _too_much(room)
+        row = await _append(stream, resources, caller, id, at, room, checksum)
+    except ApiError:
+        await drain(request, stream)
+        raise
+    if row.offset == row.length:
+        row = await run_sync(resumable.finish, resources, caller, id)
+    return row
+
+
+async def _append(
+    stream: AsyncIterator[bytes],
+    resources: Resources,
+    caller: Caller,
+    id: str,
+    at: int,
+    room: int,
+    checksum: tus.Checksum | None,
+) -> PartialUpload:
+    with resources.blobs.writer() as part:
+
+        def write(data: bytes) -> None:
+            if part.size + len(data) > room:
+                raise _too_much(room)
+            part.write(data)
+            if checksum is not None:
+                checksum.running.update(data)
+
+        def keep() -> PartialUpload:
+            part.sync()
+            return resumable.append(resources, caller, id, at, part)
+
+        try:
+            await pump(stream, write)
+        except ClientDisconnect:
+            if checksum is None:
+                await run_sync(keep)
+            raise
+        if checksum is not None:
+            checksum.verify()
+        return await run_sync(keep)
+
+
+def _too_much(room: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"Of this upload {room} bytes are missing, and more were sent.")
+
+
+def _progress(row: PartialUpload) -> dict[str, str]:
+    headers = {
+        "Upload-Offset": str(row.offset),
+        "Upload-Expires": format_datetime(row.expires_at, usegmt=True),
+    }
+    if row.resource_id is not None:
+        headers["Zsq-Resource"] = KINDS[row.kind].link(row.resource_id)
+    return headers

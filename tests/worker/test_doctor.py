@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from store.findings import Failure, Finding
+from worker.doctor import onnxruntime, processor, torch
+
+
+def test_torch_is_asked_in_a_process_of_its_own() -> None:
+    import torch as here
+
+    assert torch("cpu").startswith(here.__version__)
+    with pytest.raises(Failure, match="cuda:99"):
+        torch("cuda:99")
+
+
+def test_torch_that_cannot_be_imported_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(Failure, match="libcudart is missing"):
+        torch("auto")
+
+
+def test_onnxruntime_computes_in_integers() -> None:
+    assert "integers" in onnxruntime()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fine"),
+    [("fpu avx2 avx512_vnni amx_int8", True), ("fpu avx2 avx_vnni", True), ("fpu avx2", False), ("", False)],
+)
+def test_processors_without_vnni_are_warned_of(tmp_path: Path, flags: str, fine: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\nflags\t\t: {flags}\n\nprocessor : 1\nflags : none\n")
+    found = processor(path)
+    assert isinstance(found, str) == fine
+    assert isinstance(found, str) or (isinstance(found, Finding) and "7-bit" in str(found.advice))

@@ -1,0 +1,160 @@
+"""What one attempt keeps is what the next goes on from, and nothing of it is left at the end."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.blobs.local import LocalBlobWriter
+from store.job_claims import Claim
+from tests.worker.test_jobs import run, running
+from tests.worker.world import World
+from worker.resume import Keeper
+from worker.sweep import Reminders, sweep
+
+
+def content(world: World, job_id: str) -> bytes:
+    sha256 = world.look(job_id).resume_sha256
+    assert sha256 is not None
+    with world.services.blobs.open(sha256) as file:
+        return file.read()
+
+
+def blobs(world: World) -> set[str]:
+    return {path.name for path in world.services.blobs.root.glob("??/??/*")}  # type: ignore[attr-defined]
+
+
+def claimed(world: World, job_id: str) -> Claim:
+    claim = world.change(lambda work: work.jobs.claim(job_id, "w", 30))
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def test_a_run_that_is_handed_back_saves_and_the_next_attempt_goes_on(world: World) -> None:
+    world.configure(shutdown_grace_seconds=300)
+    job_id = world.job()
+    before = blobs(world)
+    with running(world, job_id, "save_when_told"):
+        world.services.stopping.set()
+    job = world.look(job_id)
+    assert (job.status, job.handbacks) == ("queued", 1)
+    step = int(content(world, job_id))
+    assert step > 0
+    world.services.stopping.clear()
+    run(world, "say_where_it_began")
+    job = world.look(job_id)
+    assert (job.status, job.report, job.resume_sha256) == ("succeeded", {"resumed": step}, None)
+    assert blobs(world) == before, "what was kept is gone with the job"
+
+
+def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_save_before(world: World) -> None:
+    job_id = world.job()
+    run(world, "die_while_saving")
+    job = world.look(job_id)
+    assert (job.status, job.handbacks, content(world, job_id)) == ("queued", 0, b"8")
+    world.alter(job_id, not_before=None)
+    run(world, "say_where_it_began")
+    assert world.look(job_id).report == {"resumed": 8}
+
+
+def test_what_cannot_be_found_any_more_means_to_start_anew(world: World) -> None:
+    job_id = world.job()
+    world.alter(job_id, resume_sha256="ab" * 32)
+    run(world, "say_where_it_began")
+    job = world.look(job_id)
+    assert (job.status, job.report) == ("succeeded", {"resumed": 0})
+
+
+def test_a_run_that_ends_while_it_is_handed_back_is_not_run_again(world: World) -> None:
+    world.configure(shutdown_grace_seconds=300)
+    job_id = world.job()
+    with running(world, job_id, "finish_though_told"):
+        world.services.stopping.set()
+    assert world.look(job_id).status == "succeeded"
+
+
+def test_a_failed_run_leaves_nothing_that_it_kept(world: World) -> None:
+    job_id = world.job()
+    before = blobs(world)
+    run(world, "diverge_after_saving")
+    job = world.look(job_id)
+    assert (job.status, job.resume_sha256) == ("failed", None)
+    assert blobs(world) == before
+
+
+def test_the_sweep_tidies_up_after_jobs_that_others_ended(world: World) -> None:
+    sha256 = world.blob(b"kept")
+    job_id, other = world.job(), world.job()
+    for id in (job_id, other):
+        world.alter(id, resume_sha256=sha256)
+    world.change(lambda work: work.jobs.request_cancel(job_id))
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.look(job_id).resume_sha256 is None
+    assert world.services.blobs.exists(sha256), "the other job still needs it"
+    world.change(lambda work: work.jobs.request_cancel(other))
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert not world.services.blobs.exists(sha256)
+
+
+def test_a_file_that_the_child_must_not_hand_over_is_not_kept(world: World) -> None:
+    job_id = world.job()
+    before = blobs(world)
+    run(world, "keep_what_is_not_its_own")
+    assert world.look(job_id).status == "succeeded", "the run itself goes on"
+    assert blobs(world) == before
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "{scratch}/../secret", "{scratch}/..", "{scratch}/none", "\0", ""]
+)
+def test_only_plain_files_in_scratch_itself_are_kept(world: World, tmp_path: Path, path: str) -> None:
+    job_id = world.job()
+    before = blobs(world)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    with Keeper(world.services, claimed(world, job_id), scratch) as keeper:
+        keeper.offer(path.format(scratch=scratch))
+    assert world.look(job_id).resume_sha256 is None
+    assert blobs(world) == before and (tmp_path / "secret").exists()
+
+
+def test_the_newest_save_wins_and_nobody_waits_for_a_slow_store(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storing, may_go_on = threading.Event(), threading.Event()
+    original = LocalBlobWriter.sync
+
+    def slow(self: Any) -> None:
+        storing.set()
+        assert may_go_on.wait(60)
+        original(self)
+
+    job_id = world.job()
+    before = blobs(world)
+    monkeypatch.setattr(LocalBlobWriter, "sync", slow)
+    files = [tmp_path / f"kept-{n}" for n in range(3)]
+    with Keeper(world.services, claimed(world, job_id), tmp_path) as keeper:
+        for n, file in enumerate(files):
+            file.write_text(str(n))
+            keeper.offer(file)
+            assert storing.wait(60)
+        assert not files[1].exists(), "skipped, since a newer one came before its turn"
+        may_go_on.set()
+    assert content(world, job_id) == b"2"
+    assert len(blobs(world) - before) == 1, "the first was replaced"
+    assert not [file for file in files if file.exists()]
+
+
+def test_a_worker_that_lost_its_job_stores_nothing(world: World, tmp_path: Path) -> None:
+    job_id = world.job()
+    stale = claimed(world, job_id)
+    world.change(lambda work: work.jobs.hand_back(job_id, stale.fence, 0.0))
+    before = blobs(world)
+    (tmp_path / "kept-1").write_text("stale")
+    with Keeper(world.services, stale, tmp_path) as keeper:
+        keeper.offer(tmp_path / "kept-1")
+    assert world.look(job_id).resume_sha256 is None and blobs(world) == before

@@ -1,0 +1,194 @@
+"""One attempt at one job: fetch, run, publish, write the end."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from store.database import UnitOfWork
+from store.errors import StoreError
+from store.job_claims import Claim
+from store.tables import Artifact
+from worker import metrics, observe
+from worker.child import Order
+from worker.failures import Failure, describe, from_around
+from worker.lease import Lease
+from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
+from worker.preparation import prepare
+from worker.resume import Keeper, release_ended
+from worker.runner import run_child
+from worker.services import Services
+from worker.settings import WorkerSettings
+from worker.workspace import Workspace, hold_blobs, workspace
+
+ENTRY = "worker.entries:quantize"
+_WRITE_TRIES = 5
+
+log = logging.getLogger(__name__)
+
+
+def retry_delay(settings: WorkerSettings, failures: int) -> float:
+    """Seconds until the next try: doubled with each failure, up to a quarter more or less, bounded."""
+    # Bounded before it is doubled: two to the power of many attempts is no float.
+    doubled = settings.retry_seconds * 2.0 ** min(failures - 1, 60)
+    return min(doubled * random.uniform(0.75, 1.25), settings.retry_max_seconds)
+
+
+class Attempt:
+    def __init__(self, services: Services, claim: Claim, entry: str) -> None:
+        self._services = services
+        self._claim = claim
+        self._job = claim.job
+        self._fence = claim.fence
+        self._entry = entry
+        self._seen: observe.Attempt
+        self._lease = Lease(
+            services.database,
+            claim,
+            lease_seconds=services.store.lease_seconds,
+            every=services.settings.heartbeat_seconds,
+        )
+
+    def run(self) -> None:
+        name = f"{self._job.id}-{self._job.attempt}"
+        with observe.attempt(self._job) as self._seen:
+            log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
+            with self._lease as lease:
+                self._report = self._seen.reporting(lease.report)
+                self._report({"phase": "loading"})
+                try:
+                    with workspace(self._services.workspaces, name) as space:
+                        outcome, artifacts = self._work(space)
+                        if isinstance(outcome, Finished):
+                            # Inside: until rows name the blobs, their files may be needed once more.
+                            self._succeed(outcome.value["report"], artifacts, space)
+                except StoreError as error:
+                    outcome = Failed(describe(error))
+                except Exception as error:
+                    log.exception("%s: attempt %d broke", self._job.id, self._job.attempt)
+                    outcome = Failed(from_around(error))
+                self._conclude(outcome)
+            self._tidy()
+
+    def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
+        order, limit = prepare(self._services, self._job, space, self._entry, self._lease.ran_seconds)
+        if (reason := self._watch()) is not None:
+            return Stopped(reason), []
+        outcome = self._run_child(order, limit)
+        if not isinstance(outcome, Finished):
+            return outcome, []
+        # Told to stop now, the worker still publishes: the work is done.
+        self._report({"phase": "publishing"})
+        files = outcome.value["artifacts"]
+        artifacts = space.publish(self._services.blobs, files, lambda: self._taken_away() is None)
+        self._lease.beat()  # the last chance to hear of a cancel
+        if (reason := self._taken_away()) is not None:
+            return Stopped(reason), []
+        return outcome, artifacts or []
+
+    def _run_child(self, order: Order, limit: Limit) -> Outcome:
+        settings = self._services.settings
+        with Keeper(self._services, self._claim, order.scratch) as keeper:
+            outcome = run_child(
+                order,
+                limit=limit,
+                grace_seconds=settings.cancel_grace_seconds,
+                hand_back_seconds=settings.shutdown_grace_seconds,
+                watch=self._watch,
+                on_progress=self._report,
+                on_saved=keeper.offer,
+            )
+            if not self._runs_again(outcome):
+                keeper.discard()
+        return outcome
+
+    def _watch(self) -> Stop | None:
+        if (reason := self._taken_away()) is not None:
+            return reason
+        return Stop.HANDED_BACK if self._services.stopping.is_set() else None
+
+    def _taken_away(self) -> Stop | None:
+        if self._lease.lost:
+            return Stop.LOST
+        return Stop.CANCELED if self._lease.cancel_requested else None
+
+    def _runs_again(self, outcome: Outcome) -> bool:
+        if isinstance(outcome, Failed):
+            # Attempts that a worker handed back do not count.
+            started = self._job.attempt - self._job.handbacks
+            return outcome.failure["retryable"] and started < self._services.settings.max_attempts
+        return outcome == Stopped(Stop.HANDED_BACK)
+
+    def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
+        def publish(work: UnitOfWork) -> bool:
+            hold_blobs(work, self._services.blobs, space.published)
+            return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
+
+        ended = self._write(publish)
+        self._seen.ended("succeeded" if ended else "lost", report)
+        log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
+
+    def _conclude(self, outcome: Outcome) -> None:
+        """Writes the end of an attempt that has not `_succeed`ed."""
+        id, fence = self._job.id, self._fence
+        match outcome:
+            case Stopped(Stop.CANCELED):
+                self._write(lambda work: work.jobs.cancel_running(id, fence))
+                self._seen.ended("canceled")
+                log.info("%s: canceled", id)
+            case Stopped(Stop.HANDED_BACK):
+                self._hand_back()
+                self._seen.ended("handed_back")
+                metrics.handed_back()
+            case Stopped(Stop.LOST):
+                self._seen.ended("lost")
+                log.warning("%s: lease lost, nothing written", id)
+            case Failed(failure) if self._runs_again(outcome):
+                self._retry(failure)
+                self._seen.ended("retried")
+                metrics.retried(failure["code"])
+            case Failed(failure):
+                self._write(lambda work: work.jobs.fail(id, fence, dict(failure)))
+                self._seen.ended("failed")
+                metrics.failed(failure["code"])
+                log.info("%s: failed: %s: %s", id, failure["code"], failure["detail"])
+
+    def _hand_back(self) -> None:
+        id, ran_seconds = self._job.id, self._lease.ran_seconds
+        if not self._write(lambda work: work.jobs.hand_back(id, self._fence, ran_seconds)):
+            return
+        log.warning("%s: handed back in attempt %d", id, self._job.attempt)
+        try:
+            self._services.queue.quantize(id, self._job.device)
+        except Exception:
+            log.warning("%s: broker away; the sweep will send it", id, exc_info=True)
+
+    def _retry(self, failure: Failure) -> None:
+        id, ran_seconds = self._job.id, self._lease.ran_seconds
+        delay = retry_delay(self._services.settings, self._job.attempt - self._job.handbacks)
+        if self._write(lambda work: work.jobs.retry(id, self._fence, dict(failure), delay, ran_seconds)):
+            log.warning(
+                "%s: again in %.1f s, after attempt %d: %s", id, delay, self._job.attempt, failure["detail"]
+            )
+
+    def _tidy(self) -> None:
+        try:
+            release_ended(self._services)
+        except Exception:
+            log.warning("%s: the sweep will tidy up", self._job.id, exc_info=True)
+
+    def _write(self, change: Callable[[UnitOfWork], bool]) -> bool:
+        """Writes the end, patiently: hours of work must not be lost to a short database outage."""
+        for attempt in range(_WRITE_TRIES):
+            try:
+                with self._services.database.write() as work:
+                    return change(work)
+            except Exception:
+                if attempt == _WRITE_TRIES - 1:
+                    raise
+                log.warning("%s: could not write its end; trying again", self._job.id, exc_info=True)
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")

@@ -1,0 +1,88 @@
+"""What a child may do and see: it parses strangers' bytes, and may one day be made to run their code.
+
+The kernel's part of this is Linux; elsewhere only the limits hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+from multiprocessing import forkserver
+
+MAX_OPEN_FILES = 1024
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_file_limit_met = threading.Event()
+
+
+def hide_memory() -> None:
+    """For the worker: a child, though of the same user, can read neither its memory nor its environment.
+
+    Raises OSError.
+    """
+    if sys.platform == "linux":
+        _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def confine(file_bytes: int | None) -> None:
+    """For the child: no core dumps, few open files, no file above `file_bytes`, none that others may read,
+    no privileges and no way to new ones. It dies with the forkserver, and that with the worker.
+
+    Raises OSError.
+    """
+    os.umask(0o077)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, lambda number, frame: _file_limit_met.set())
+        _limit(resource.RLIMIT_FSIZE, file_bytes)
+    if sys.platform == "linux":
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        drop_capabilities()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _let_go_of_the_forkserver()
+
+
+def met_file_limit() -> bool:
+    """Whether a file would have grown too large. Native writers do not tell why they failed."""
+    return _file_limit_met.is_set()
+
+
+def _limit(what: int, value: int) -> None:
+    _, hard = resource.getrlimit(what)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(what, (value, value))
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}): {os.strerror(ctypes.get_errno())}")
+
+
+def drop_capabilities() -> None:
+    """Even as root: CAP_SYS_PTRACE, for one, would open the worker's memory again."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    none = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice, for 64 capabilities
+    if ctypes.CDLL(None, use_errno=True).capset(header, none) != 0:
+        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
+
+
+def _let_go_of_the_forkserver() -> None:
+    """Closes this child's end of the pipe that keeps the forkserver alive.
+
+    So the worker alone holds it. When the worker is killed the forkserver ends, and the kernel ends the
+    child, even one that sits in native code and never gets to see that its own pipe has closed.
+    """
+    alive = getattr(forkserver, "_forkserver", None)
+    if alive is not None and alive._forkserver_alive_fd is not None:
+        os.close(alive._forkserver_alive_fd)
+        alive._forkserver_alive_fd = None

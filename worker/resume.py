@@ -1,0 +1,129 @@
+"""What a run keeps so that the next attempt can go on from it: out of the workspace, into the blob store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import threading
+from contextvars import copy_context
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from store.garbage import delete_now
+from store.job_claims import Claim
+from worker.services import Services
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Keeper:
+    """Stores the newest of what it is offered, in a thread of its own: progress and cancel do not wait.
+
+    An older one that is not being stored yet is skipped. The block's end waits for what is on its way.
+    """
+
+    def __init__(self, services: Services, claim: Claim, scratch: Path) -> None:
+        self._services = services
+        self._claim = claim
+        self._scratch = scratch
+        # Opened before the child runs, which could put something else in the folder's place.
+        self._folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        self._changed = threading.Condition()
+        self._offered: str | None = None
+        self._ending = False
+        # In this context its lines are the job's.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=f"keep {claim.job.id}", daemon=True
+        )
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join()
+        os.close(self._folder)
+
+    def offer(self, path: object) -> None:
+        """A file in scratch, as the child named it; gone once it is stored or skipped."""
+        self._put(str(path))
+
+    def discard(self) -> None:
+        """The job has come to its end: what is not being stored yet is skipped."""
+        self._put(None)
+
+    def _put(self, path: str | None) -> None:
+        with self._changed:
+            skipped, self._offered = self._offered, path
+            self._changed.notify()
+        if skipped is not None:
+            self._remove(skipped)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._offered is not None or self._ending)
+                path, self._offered = self._offered, None
+            if path is None:
+                return
+            try:
+                self._store(path)
+            except Exception:  # a run goes on without it, and so does the next attempt
+                log.warning("%s: could not keep %r", self._claim.job.id, path, exc_info=True)
+            self._remove(path)
+
+    def _store(self, path: str) -> None:
+        services, job_id = self._services, self._claim.job.id
+        with self._open(path) as source, services.blobs.writer() as writer:
+            while chunk := source.read(_CHUNK_BYTES):
+                writer.write(chunk)
+            writer.sync()
+            with services.database.write() as work:
+                work.lock_blob(writer.sha256)
+                kept = work.jobs.keep(job_id, self._claim.fence, writer.sha256)
+                if kept.owned:
+                    writer.commit()
+            log.info("%s: kept %d bytes to go on from", job_id, writer.size)
+        if kept.replaced is not None:
+            delete_now(services.database, services.blobs, [kept.replaced])
+
+    def _open(self, path: str) -> BinaryIO:
+        """The file, if it is one and lies in scratch itself: whoever named it has read strangers' bytes.
+
+        Raises OSError, ValueError.
+        """
+        if Path(path).parent != self._scratch:
+            raise ValueError("not a file in scratch")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.fdopen(os.open(Path(path).name, flags, dir_fd=self._folder), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise ValueError("not a plain file")
+        return file
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.unlink(Path(path).name, dir_fd=self._folder)
+
+
+def release_ended(services: Services) -> None:
+    """Removes what ended jobs would have gone on from, however they ended."""
+    with services.database.read() as work:
+        jobs = work.jobs.ended_with_resume()
+    for job_id, sha256 in jobs:
+        with services.database.write() as work:
+            work.jobs.forget_resume(job_id, sha256)
+        delete_now(services.database, services.blobs, [sha256])

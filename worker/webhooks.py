@@ -1,0 +1,92 @@
+"""Tells of ended jobs where their owners want to hear of it: signed, and again until somebody listens.
+
+Signatures follow https://www.standardwebhooks.com: `webhook-id` is the same in every try of one
+delivery, `webhook-timestamp` is the try's own, `webhook-signature` is `v1,` and the base64 of
+HMAC-SHA256(secret, "id.timestamp.body").
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+import anyio
+
+from store.addresses import Network
+from store.tables import WebhookDelivery, utc_now
+from worker.outbound import post
+from worker.services import Services
+
+_AT_ONCE = 20
+_LEASE = timedelta(seconds=60)
+_GONE = 410
+# After each failed try; then it is given up.
+_PAUSES = tuple(timedelta(seconds=pause) for pause in (5, 60, 300, 1800, 7200, 21600, 43200))
+
+log = logging.getLogger(__name__)
+
+
+def deliver_due(services: Services) -> None:
+    """One try of each delivery that is due. Several workers may do so at once."""
+    with services.database.write() as work:
+        rows = work.webhooks.take_due(utc_now(), _AT_ONCE, _LEASE)
+        secrets = {row.owner: work.webhooks.secret(row.owner) for row in rows}
+    if not rows:
+        return
+    faults = anyio.run(_try_all, rows, secrets, services.store.webhook_allowed_networks)
+    for row in rows:
+        _conclude(services, row, faults[row.id])
+
+
+def headers(id: str, secret: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """What a receiver checks the message by."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signature = hmac.digest(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return {
+        "content-type": "application/json",
+        "user-agent": "zsq",
+        "webhook-id": id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+
+
+async def _try_all(
+    rows: Iterable[WebhookDelivery], secrets: dict[str, str], allowed: tuple[Network, ...]
+) -> dict[str, str | int | None]:
+    """By id: None for success, a status that is none, or what went wrong."""
+    faults: dict[str, str | int | None] = {}
+
+    async def one(row: WebhookDelivery) -> None:
+        body = json.dumps(row.payload, separators=(",", ":")).encode()
+        signed = headers(row.id, secrets[row.owner], int(time.time()), body)
+        try:
+            status = await post(row.url, body, signed, allowed)
+            faults[row.id] = None if 200 <= status < 300 else status
+        except Exception as error:  # whatever resolving, TLS and strangers' servers come up with
+            faults[row.id] = f"{type(error).__name__}: {error}".rstrip(": ")
+
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(one, row)
+    return faults
+
+
+def _conclude(services: Services, row: WebhookDelivery, fault: str | int | None) -> None:
+    if fault is None:
+        with services.database.write() as work:
+            work.webhooks.delivered(row.id, row.attempts)
+        log.info("%s: %s delivered", row.job_id, row.id)
+        return
+    text = f"answered {fault}" if isinstance(fault, int) else fault
+    over = fault == _GONE or row.attempts > len(_PAUSES)
+    again_at = None if over else utc_now() + _PAUSES[row.attempts - 1]
+    with services.database.write() as work:
+        work.webhooks.failed(row.id, row.attempts, text, again_at)
+    log.warning("%s: %s %s: %s", row.job_id, row.id, "given up" if over else "to be sent again", text)
