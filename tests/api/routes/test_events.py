@@ -244,6 +244,27 @@ def test_comments_pass_the_time(tmp_path: Path) -> None:
     assert got[0].startswith("retry: ") and "event: status" in got[1] and len(got) == 3
 
 
+def test_a_stream_ends_with_the_key_that_it_was_opened_with(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'zsq.db'}"
+    upgrade(url)
+    database = Database(make_engine(url))
+    id = queued_job(database)
+    with database.write() as work:
+        key, _ = work.keys.create("local", None, None)
+
+    async def run() -> int:
+        hub, comments = Hub(database), 0
+        async with hub.running():
+            async for chunk in stream(hub, database, id, 0, key_id=key.id, heartbeat=0.05, key_seconds=0.02):
+                comments += chunk.startswith(b": ")
+                if comments == 1:  # it has been looked at, and was good
+                    with database.write() as work:
+                        work.keys.revoke(key.id)
+            return comments
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) >= 1
+
+
 def test_a_stream_outlives_the_database(served: Served) -> None:
     id = queued_job(served.database)
 
