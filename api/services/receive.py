@@ -58,6 +58,8 @@ async def receive(
             if request.headers.get("content-encoding", "identity").lower() != "identity":
                 raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
             if kind == b"multipart/form-data":
+                for name in request.query_params:
+                    raise Invalid.one(name, "extra_forbidden", "with a form, fields are parts of the form")
                 boundary = options.get(b"boundary", b"")
                 received = await _receive_form(
                     stack, stream, boundary, blobs, schema, max_bytes, optional_files
