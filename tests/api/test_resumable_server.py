@@ -64,7 +64,8 @@ def break_off(url: str, file: Path, at: int, size: int) -> None:
     content = file.read_bytes()[at:]
     with socket.create_connection((address.host, address.port or 0), timeout=20) as client:
         head = (
-            f"PATCH {address.path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {at}\r\n"
+            f"PATCH {address.path} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Tus-Resumable: 1.0.0\r\nUpload-Offset: {at}\r\n"
             f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         client.sendall(head.encode() + content[:size])
