@@ -11,7 +11,6 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
 from api.drain import drain
@@ -21,7 +20,7 @@ from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
 from api.services.quota import admitted
-from api.services.receive import pump
+from api.services.receive import BROKEN_OFF, pump
 from api.settings import settings_of
 from store.tables import PartialUpload
 
@@ -43,7 +42,7 @@ class TusRoute(APIRoute):
                         f"Tus-Resumable must be {tus.VERSION}.", headers={"Tus-Version": tus.VERSION}
                     )
                 response = await handle(request)
-            except ApiError as error:
+            except (ApiError, HTTPException) as error:
                 error.headers = {**(error.headers or {}), **_RESUMABLE}
                 raise
             response.headers.update(_RESUMABLE)
@@ -151,7 +150,8 @@ def get_upload(
 async def append_to_upload(
     id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep
 ) -> Response:
-    """Goes on with it. What arrives before a connection breaks is kept, unless a checksum came with it.
+    """Goes on with it. What arrives before a connection breaks or stalls is kept, unless a checksum
+    came with it.
 
     The last bytes make the checkpoint or dataset, whose address is in `Zsq-Resource`; without any, at the
     end, that address is given again.
@@ -241,7 +241,7 @@ async def _append(
 
         try:
             await pump(stream, write)
-        except ClientDisconnect:
+        except BROKEN_OFF:
             if checksum is None:
                 await run_sync(keep)
             raise

@@ -16,6 +16,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api import metrics
@@ -27,6 +28,8 @@ from store.blobs import BlobStore, BlobWriter
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
+# How a body ends early: its client goes away, or lets it stall for too long.
+BROKEN_OFF = (ClientDisconnect, HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ async def _receive_form(
 
 
 async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
-    """Raises ClientDisconnect when the body broke off; whatever arrived before has been fed."""
+    """Raises one of BROKEN_OFF when the body did; whatever arrived before has been fed."""
     batch: list[bytes] = []
     size = 0
     try:
@@ -141,7 +144,7 @@ async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> N
             if size >= _BATCH_BYTES:
                 await run_sync(feed, b"".join(batch))
                 batch, size = [], 0
-    except ClientDisconnect:
+    except BROKEN_OFF:
         await run_sync(feed, b"".join(batch))
         raise
     if size:
