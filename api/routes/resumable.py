@@ -154,7 +154,7 @@ async def append_to_upload(
     came with it.
 
     The last bytes make the checkpoint or dataset, whose address is in `Zsq-Resource`; without any, at the
-    end, that address is given again.
+    end, that address is given again, once it is there.
     """
     stream = request.stream()
     try:
@@ -213,7 +213,8 @@ async def _receive(
         await drain(request, stream)
         raise
     if row.offset == row.length:
-        row = await run_sync(resumable.finish, resources, caller, id)
+        end = resumable.settled if at == row.length else resumable.finish
+        row = await run_sync(end, resources, caller, id)
     return row
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from api.deps import Caller
 from api.services import resumable
 from store.queue import CONTROL_QUEUE
 from store.tables import PartialUpload, utc_now
@@ -235,7 +236,10 @@ def test_many_that_ask_for_the_end_get_one_checkpoint(api_on: Api, monkeypatch: 
     url = crashed_between(api_on, monkeypatch, "put")
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: send(api_on, url, len(CONTENT), b""), range(6)))
-    assert len({answer.headers["zsq-resource"] for answer in answers}) == 1
+    assert {answer.status_code for answer in answers} == {204}
+    # Who asks while another request joins is told nothing yet.
+    named = {answer.headers.get("zsq-resource") for answer in answers} - {None}
+    assert named == {send(api_on, url, len(CONTENT), b"").headers["zsq-resource"]}
     assert len(api_on.stored_files()) == 1
 
 
@@ -244,7 +248,36 @@ def test_a_join_under_way_is_not_begun_again_by_who_looks(api: Api, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(resumable, "_joining", {url.rpartition("/")[2]})
         assert api.http.get(url).json()["state"] == "joining"
+        again = send(api, url, len(CONTENT), b"")
+        assert again.status_code == 204 and "zsq-resource" not in again.headers
     assert api.http.get(url).json()["state"] == "complete"
+
+
+@pytest.mark.parametrize("asks", ["PATCH", "GET"])
+def test_who_comes_second_to_the_end_finds_what_the_first_made(
+    api_on: Api, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    url = crashed_between(api_on, monkeypatch, "put")
+    id, joined = url.rpartition("/")[2], resumable._joined
+
+    def overtaken(*arguments: Any) -> Any:
+        """Another process begins and ends between this one's look at the parts and their opening."""
+        monkeypatch.setattr(resumable, "_joined", joined)
+        resumable.finish(api_on.resources, Caller("local"), id)
+        return joined(*arguments)
+
+    monkeypatch.setattr(resumable, "_joined", overtaken)
+    answer = send(api_on, url, len(CONTENT), b"") if asks == "PATCH" else api_on.http.get(url)
+    assert answer.status_code == (204 if asks == "PATCH" else 200), answer.text
+    [row] = api_on.http.get("/v1/checkpoints").json()["items"]
+    assert api_on.http.get(url).json()["resource_id"] == row["id"]
+
+
+def test_parts_that_are_lost_are_no_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = crashed_between(api, monkeypatch, "put")
+    for path in api.stored_files():
+        path.unlink()
+    problem(send(api, url, len(CONTENT), b""), 500, "blob_missing")
 
 
 def test_what_is_given_up_leaves_nothing(api_on: Api) -> None:
