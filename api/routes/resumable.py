@@ -20,7 +20,7 @@ from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
 from api.services.quota import admitted
-from api.services.receive import BROKEN_OFF, pump
+from api.services.receive import BROKEN_OFF, pump, refuse_encoded
 from api.settings import settings_of
 from store.tables import PartialUpload
 
@@ -96,7 +96,10 @@ def options_of_one_upload(id: IdPath, request: Request) -> Response:
     openapi_extra={**_PART, **header_parameters(_VERSION | _CREATION, _CHECKSUM)},
 )
 async def create_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
-    """Begins an upload, whose address is in `Location`; its first bytes may come along."""
+    """Begins an upload, whose address is in `Location`; its first bytes may come along.
+
+    If those are refused or break off, nothing is begun.
+    """
     stream = request.stream()
     try:
         length = tus.count(request.headers, "Upload-Length")
@@ -107,8 +110,12 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
         await drain(request, stream)
         raise
     if tus.brings_bytes(request.headers):
-        async with admitted(request, resources, caller, has_room=True):
-            row = await _receive(request, stream, resources, caller, row.id, 0)
+        try:
+            async with admitted(request, resources, caller, has_room=True):
+                row = await _receive(request, stream, resources, caller, row.id, 0)
+        except Exception:  # without the answer nobody learns its address
+            await run_sync(resumable.terminate, resources, caller, row.id)
+            raise
     headers = {"Location": f"/v1/uploads/{row.id}", **_progress(row)}
     return Response(status_code=HTTPStatus.CREATED, headers=headers)
 
@@ -203,6 +210,7 @@ async def _receive(
     try:
         if not tus.brings_bytes(request.headers):
             raise UnsupportedMediaType(f"The Content-Type must be {tus.MEDIA_TYPE}.")
+        refuse_encoded(request.headers)
         checksum = tus.Checksum.of(request.headers.get("Upload-Checksum"))
         room = await run_sync(resumable.room, resources, caller, id, at)
         length = request.headers.get("content-length", "")

@@ -58,8 +58,7 @@ async def receive(
     with ExitStack() as stack:
         try:
             kind, options = parse_options_header(request.headers.get("content-type"))
-            if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
+            refuse_encoded(request.headers)
             if kind == b"multipart/form-data":
                 boundary = options.get(b"boundary", b"")
                 received = await _receive_form(
@@ -149,6 +148,12 @@ async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> N
         raise
     if size:
         await run_sync(feed, b"".join(batch))
+
+
+def refuse_encoded(headers: Mapping[str, str]) -> None:
+    """Raises UnsupportedMediaType."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
 
 
 def validated(schema: type[Fields], values: Mapping[str, str]) -> Fields:

@@ -59,8 +59,10 @@ def found(url: str) -> dict[str, Any]:
     return dict(resource)
 
 
-def break_off(url: str, file: Path, at: int, size: int, *headers: str, stall: bool = False) -> bytes:
-    """A PATCH that promises the rest of the file, and whose connection is gone after `size` bytes of it.
+def break_off(
+    url: str, file: Path, at: int, size: int, *headers: str, method: str = "PATCH", stall: bool = False
+) -> bytes:
+    """A request that promises the rest of the file, and whose connection is gone after `size` bytes of it.
 
     `stall`: it stays, and says no more; what the server answers to that.
     """
@@ -68,7 +70,7 @@ def break_off(url: str, file: Path, at: int, size: int, *headers: str, stall: bo
     content = file.read_bytes()[at:]
     with socket.create_connection((address.host, address.port or 0), timeout=20) as client:
         head = (
-            f"PATCH {address.path} HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
+            f"{method} {address.path} HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
             f"Tus-Resumable: 1.0.0\r\nUpload-Offset: {at}\r\n"
             f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(content)}\r\n"
         )
@@ -126,6 +128,19 @@ def test_what_came_before_it_stalled_is_kept_unless_a_checksum_came_with_it(
         assert answer.startswith(b"HTTP/1.1 408 ") and offset(upload.url) == MIB + 117
         uploader(server.url, file, url=upload.url).upload()
         assert found(upload.url)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_creation_whose_bytes_break_off_takes_nothing(tmp_path: Path, broker_url: str) -> None:
+    file = file_of(tmp_path, MIB)
+    metadata = ",".join(f"{key} {base64.b64encode(METADATA[key].encode()).decode()}" for key in METADATA)
+    more = f"Upload-Length: {MIB}\r\nUpload-Metadata: {metadata}\r\n"
+    with serving(ApiSettings(data_dir=tmp_path, broker_url=broker_url, body_seconds=0.3)) as server:
+        url = f"{server.url}/v1/uploads"
+        answer = break_off(url, file, 0, 1000, more, method="POST", stall=True)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        limits = httpx.get(f"{server.url}/v1/limits").json()
+        assert limits["stored_bytes"]["used"] == 0
+        assert not [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
 
 
 def test_an_upload_goes_on_in_any_process_also_after_its_own_was_killed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from api.deps import Caller
 from api.services import resumable
 from store.queue import CONTROL_QUEUE
 from store.tables import PartialUpload, utc_now
-from tests.api.conftest import Api
+from tests.api.conftest import Api, Keyed
 from tests.api.problems import problem
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -94,6 +95,33 @@ def test_the_first_bytes_may_come_with_the_creation(api: Api) -> None:
     assert whole.headers["zsq-resource"] == f"/v1/checkpoints/{api.upload()['id']}"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Upload-Checksum": f"sha1 {base64.b64encode(b'x' * 20).decode()}"}, 460),
+        ({"Upload-Checksum": "md5 eA=="}, 400),
+        ({"Upload-Length": "6"}, 413),
+        ({"Content-Encoding": "gzip"}, 415),
+    ],
+)
+def test_a_creation_whose_bytes_are_refused_takes_nothing(
+    api: Api, headers: dict[str, str], status: int
+) -> None:
+    sent = {**PART, "Upload-Length": "7", "Upload-Metadata": metadata(**FIELDS), **headers}
+    assert api.http.post("/v1/uploads", headers=sent, content=b"weights").status_code == status
+    assert api.http.get("/v1/limits").json()["stored_bytes"]["used"] == 0
+
+
+def test_a_creation_beside_too_many_uploads_takes_nothing(serve: Callable[..., Keyed]) -> None:
+    keyed = serve(owner_uploads=1)
+    sent = {**PART, "Upload-Length": "7", "Upload-Metadata": metadata(**FIELDS)}
+    with keyed.calling_as("ann"):
+        with keyed.resources.access.uploads.one("ann"):
+            response = keyed.http.post("/v1/uploads", headers=sent, content=b"weights")
+        problem(response, 429, "too_many_uploads")
+        assert keyed.http.get("/v1/limits").json()["stored_bytes"]["used"] == 0
+
+
 def test_what_the_client_said_of_the_file_comes_back(api: Api) -> None:
     said = metadata(filename="résumé.pt", kind="checkpoint", architecture="cifar/resnet20") + ",filetype"
     headers = {**TUS, "Upload-Length": "5", "Upload-Metadata": said}
@@ -162,6 +190,7 @@ def test_bytes_go_nowhere_else(api: Api) -> None:
     problem(api.http.patch(url, headers=PART, content=b"5"), 400, "malformed_request")
     kind = {"Content-Type": "application/octet-stream"}
     problem(send(api, url, 4, b"5", **kind), 415, "unsupported_media_type")
+    problem(send(api, url, 4, b"5", **{"Content-Encoding": "gzip"}), 415, "unsupported_media_type")
     problem(api.http.patch(url, content=b"5"), 412, "unsupported_tus_version")
     assert where(api, url) == 4 and len(api.stored_files()) == 1
     problem(send(api, "/v1/uploads/up_none", 0, b"1"), 404, "not_found")
