@@ -24,6 +24,7 @@ from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import Fields
 from api.services.multipart import FormReader
+from api.services.quota import Room
 from store.blobs import BlobStore, BlobWriter
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
@@ -46,13 +47,15 @@ async def receive(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
     *,
     optional_files: frozenset[str] = frozenset(),
     raw: bool = True,
 ) -> AsyncIterator[Received[Fields]]:
     """The part `file`, the `optional_files` that came, and the fields as `schema`.
 
-    `raw` admits octet-stream. Raises Invalid, PayloadTooLarge, UnsupportedMediaType.
+    `max_bytes` is for each file, `room` for all of the body, whatever it announced. `raw` admits
+    octet-stream. Raises Invalid, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType.
     """
     stream = request.stream()
     with ExitStack() as stack:
@@ -62,10 +65,10 @@ async def receive(
             if kind == b"multipart/form-data":
                 boundary = options.get(b"boundary", b"")
                 received = await _receive_form(
-                    stack, stream, boundary, blobs, schema, max_bytes, optional_files
+                    stack, stream, boundary, blobs, schema, max_bytes, room, optional_files
                 )
             elif raw and kind == b"application/octet-stream":
-                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes)
+                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes, room)
             else:
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
@@ -86,6 +89,7 @@ async def _receive_raw(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
 ) -> Received[Fields]:
     query = request.query_params.multi_items()
     names = [name for name, _ in query]
@@ -103,7 +107,7 @@ async def _receive_raw(
             raise too_large(max_bytes)
         writer.write(data)
 
-    await pump(stream, write)
+    await pump(stream, _within(room, write))
     return Received(fields, {"file": writer})
 
 
@@ -114,6 +118,7 @@ async def _receive_form(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
     optional_files: frozenset[str],
 ) -> Received[Fields]:
     reader = FormReader(
@@ -123,12 +128,25 @@ async def _receive_form(
         open_file=lambda: stack.enter_context(blobs.writer()),
         max_bytes=max_bytes,
     )
-    await pump(stream, reader.feed)
+    await pump(stream, _within(room, reader.feed))
     reader.finish()
     fields = validated(schema, reader.fields)
     if "file" not in reader.files:
         raise Invalid.one("file", "missing", "the form has no part named file")
     return Received(fields, reader.files)
+
+
+def _within(room: Room, feed: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Feeds no more than there is room for. Raises QuotaExceeded."""
+    received = 0
+
+    def counted(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        room.check_body(received)
+        feed(data)
+
+    return counted
 
 
 async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
