@@ -9,13 +9,15 @@ from typing import TypedDict
 from core.errors import DeadlineExceeded, OutOfMemory, ZsqError, is_out_of_memory
 from store.errors import StoreError
 
-
 # Codes of failures that are the machine's: its disk, its installation, what it must reach.
 _MACHINE = frozenset({"service_unavailable", "worker_broken", "disk_full"})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What a file that the run has written cannot bring about, by its name or its kind.
 _MACHINE_ERRNOS = frozenset(
-    {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ESTALE, errno.EACCES, errno.EPERM}
+    (
+        *(errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+    )
 )
 
 
