@@ -146,5 +146,4 @@ def test_heartbeats_and_sweeps_write_no_traces_of_their_own(watched: Watched) ->
         ("zsq-api", "POST /v1/jobs"),
         ("zsq-api", "GET /v1/checkpoints/{id}"),
         ("zsq-api", "GET /v1/jobs/{id}"),
-        ("zsq-worker", "apply_async/zsq.sweep"),
     }
