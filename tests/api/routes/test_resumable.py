@@ -52,7 +52,7 @@ def where(api: Api, url: str) -> int:
 
 
 def test_the_parts_become_the_checkpoint_that_a_plain_upload_makes(api_on: Api) -> None:
-    before = api_on.queued()[CONTROL_QUEUE]
+    before = api_on.queued().get(CONTROL_QUEUE, 0)
     response = begin(api_on, name="mine", classes='["a, b", "Käfer"]')
     url = response.headers["location"]
     assert response.headers["tus-resumable"] == "1.0.0" and response.headers["upload-offset"] == "0"
