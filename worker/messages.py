@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from multiprocessing.connection import Connection
 from typing import Any
+
+MAX_MESSAGE_BYTES = 64 * 2**20
 
 # What neither PostgreSQL nor UTF-8 can hold: null characters and halves of characters.
 _UNSTORABLE = {0: "\N{REPLACEMENT CHARACTER}"} | dict.fromkeys(
     range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"
 )
+
+
+def receive(connection: Connection) -> Any:
+    """The next message, however long it takes. Raises EOFError, OSError, ValueError."""
+    return read(connection.recv_bytes(MAX_MESSAGE_BYTES))
 
 
 def read(data: bytes) -> Any:

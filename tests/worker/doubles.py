@@ -8,10 +8,13 @@ import logging
 import os
 import resource
 import signal
+import struct
+import sys
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -268,3 +271,23 @@ def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any
     result = quantize(payload, context)
     Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
     return result
+
+
+def say_half(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Tells how long its message is going to be, and then nothing of it; or dies, and leaves an heir."""
+    with context.phase("training"):
+        os.write(_pipe(), struct.pack("!i", 1000))
+        if payload.get("then") == "die" and os.fork() != 0:
+            os._exit(3)
+        _tell_pid(payload)
+        while True:
+            time.sleep(0.02)
+
+
+def _pipe() -> int:
+    """This child's end of what it tells its parent through."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "connection" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    return int(frame.f_locals["connection"].fileno())
