@@ -23,6 +23,7 @@ WAITING_MESSAGES = 8
 LAST_WORDS_SECONDS = 1.0
 
 ENDED = object()
+TOO_LARGE = object()
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,10 @@ class Hearing:
         self._thread.start()
 
     def next(self, seconds: float) -> Any:
-        """The next message, None when none came in time, `ENDED` when none will ever come."""
+        """The next message, None when none came in time.
+
+        `ENDED` when none will ever come, `TOO_LARGE` for one that is not taken, nor is what follows.
+        """
         try:
             message = self._said.get(timeout=seconds)
         except queue.Empty:
@@ -81,9 +85,11 @@ class Hearing:
 
     def _read(self) -> None:
         message: Any = None
-        while message is not ENDED and not self._closed.is_set():
+        while message not in (ENDED, TOO_LARGE) and not self._closed.is_set():
             try:
                 message = messages.receive(self._connection)
+            except messages.TooLarge:
+                message = TOO_LARGE
             except (EOFError, OSError, ValueError, MemoryError):
                 message = ENDED
             self._said.put(message)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import HandedBack
-from worker import failures, forkserver
+from worker import failures, forkserver, messages
 from worker.child import CANCEL, HAND_BACK, Order
 from worker.child_log import Repeater
-from worker.hearing import ENDED, Hearing
+from worker.hearing import ENDED, TOO_LARGE, Hearing
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 
 POLL_SECONDS = 0.1
@@ -63,6 +63,11 @@ def run_child(
                 log.warning("child of %s ended without a word: %s", order.entry, failures.ending(code))
                 killed = code == -signal.SIGKILL and _memory_kills() > memory_kills
                 return Failed(failures.crashed(code, killed_for_memory=killed))
+            if message is TOO_LARGE:
+                log.warning("child of %s said more at once than is taken", order.entry)
+                return Failed(
+                    failures.failure("message_too_large", "The run said more than this server takes.")
+                )
             if isinstance(message, dict) and "log" in message:
                 repeater.repeat(message["log"])
             elif message is not None:
@@ -130,7 +135,7 @@ def _interpret(
     if not isinstance(message, dict):
         return Failed(failures.from_child(None))
     if "progress" in message:
-        on_progress(message["progress"])
+        on_progress(messages.news(message["progress"]))
         return None
     if "saved" in message:
         on_saved(message["saved"])

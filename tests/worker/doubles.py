@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import json
 import logging
 import os
 import resource
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from core.context import RunContext
+from core.context import Progress, RunContext
 from core.errors import CheckpointError, Diverged, HandedBack
 
 PREFIX = "tests.worker.doubles:"
@@ -216,6 +218,21 @@ def write_too_much(payload: dict[str, Any], context: RunContext) -> dict[str, An
     return {}
 
 
+def survive_the_file_limit(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Fails to save, goes on, and ends for a reason of its own."""
+    with context.phase("training"):
+        with contextlib.suppress(OSError):
+            (context.scratch / "state").write_bytes(bytes(3 << 20))
+        match payload["then"]:
+            case "hand back":
+                raise HandedBack("Handed back.")
+            case "diverge":
+                raise Diverged("The losses became infinite.")
+            case _:
+                context.step(1, 2)
+    raise KeyError("a bug")
+
+
 def import_what_is_not_installed(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     import a_package_that_nobody_has  # type: ignore[import-not-found]
 
@@ -271,6 +288,26 @@ def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any
     result = quantize(payload, context)
     Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
     return result
+
+
+def say_much(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """So many bytes at once, as `kind` of message."""
+    text = "x" * payload["bytes"]
+    match payload["kind"]:
+        case "progress":
+            context.emit(Progress("training", 0.5, metrics={text: 1.0}))
+        case "saved":
+            _send({"saved": text})
+        case "log":
+            logging.getLogger("x" * payload["bytes"]).warning("\N{GRINNING FACE}" * payload["bytes"])
+        case "result":
+            return {"text": text}
+    return {}
+
+
+def _send(message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    os.write(_pipe(), struct.pack("!i", len(data)) + data)
 
 
 def say_half(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:

@@ -123,6 +123,23 @@ def test_the_deadline_holds_for_the_deaf_too(supervised: Supervised, double: str
     assert isinstance(outcome, Failed) and outcome.failure["field"] == "limits.seconds"
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "code"),
+    [
+        ("progress", 2**17, "message_too_large"),
+        ("saved", 2**17, "message_too_large"),
+        ("result", 9 * 2**20, "message_too_large"),
+        ("result", 2**20, None),
+        ("log", 2**17, None),
+    ],
+)
+def test_what_a_child_says_at_once_is_bounded(
+    supervised: Supervised, kind: str, size: int, code: str | None
+) -> None:
+    outcome = supervised.run("say_much", {"kind": kind, "bytes": size})
+    assert (outcome.failure["code"] if isinstance(outcome, Failed) else None) == code
+
+
 def test_half_a_message_does_not_hold_up_the_deadline(supervised: Supervised) -> None:
     assert failed(supervised.run("say_half", seconds=0.5, grace=0.2)) == "deadline_exceeded"
 
