@@ -34,6 +34,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="less of everything")
     parser.add_argument("--write", action="store_true", help="into the page of the day, beside this program")
     parser.add_argument("--output", type=Path, help="into this page instead")
+    parser.add_argument("--logs", type=Path, help="keep the logs of the last cluster in this folder")
     parser.add_argument("--note", default="", help="a sentence for the head of the page")
     parser.add_argument("--blobs", choices=["folder", "s3"], default="s3")
     parser.add_argument("--hits", type=int, default=3, help="of each cell of the kill matrix")

@@ -53,8 +53,12 @@ class Shape:
 class Cluster:
     """Entering starts it and returns once every API is ready; leaving stops every process of it."""
 
-    def __init__(self, shape: Shape, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, shape: Shape, settings: Mapping[str, str] | None = None, *, keep_logs: Path | None = None
+    ) -> None:
+        """`settings` go over the short ones above; `keep_logs`: where the logs are copied at the end."""
         self.shape = shape
+        self._keep_logs = keep_logs
         self.folder = Path(tempfile.mkdtemp(prefix="zsq-cluster-"))
         self._launcher = ThreadPoolExecutor(1, "launcher")
         self._env = _clean_environment() | SETTINGS | dict(settings or {})
@@ -166,6 +170,8 @@ class Cluster:
         if self.postgres is not None:
             self.postgres.close()
         self._launcher.shutdown()
+        if self._keep_logs is not None:
+            shutil.copytree(self.folder / "logs", self._keep_logs, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

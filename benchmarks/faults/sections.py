@@ -27,17 +27,15 @@ SHORT_CELLS = [
 
 
 @contextmanager
-def started(
-    shape: Shape, settings: Mapping[str, str] | None = None
-) -> Iterator[tuple[Cluster, Caller, work.Inputs]]:
-    with Cluster(shape, settings) as cluster, Caller(cluster.urls) as caller:
+def started(options: Namespace, shape: Shape) -> Iterator[tuple[Cluster, Caller, work.Inputs]]:
+    with Cluster(shape, keep_logs=options.logs) as cluster, Caller(cluster.urls) as caller:
         yield cluster, caller, work.Inputs.upload(caller, cluster.folder / "inputs")
 
 
 def kill(options: Namespace) -> Section:
     cells = SHORT_CELLS if options.short else kill_matrix.CELLS
     hits = 1 if options.short else options.hits
-    with started(Shape(blobs=options.blobs)) as (cluster, caller, inputs):
+    with started(options, Shape(blobs=options.blobs)) as (cluster, caller, inputs):
         found = kill_matrix.Matrix(cluster, caller, inputs).run(cells, hits)
         orphans = _orphans(cluster)
     broken = [broken for cell in found for hit in cell.hits for broken in hit.broken]
@@ -60,7 +58,7 @@ collection, the store holds {_collected(orphans)}.
 
 def crowded(options: Namespace) -> Section:
     jobs, clients = (20, 5) if options.short else (options.jobs, options.clients)
-    with started(Shape(apis=2, workers=3, blobs=options.blobs)) as (cluster, _, inputs):
+    with started(options, Shape(apis=2, workers=3, blobs=options.blobs)) as (cluster, _, inputs):
         found = crowd.run(cluster, inputs, jobs=jobs, clients=clients, every=options.every)
         orphans = _orphans(cluster)
     words = f"""\
@@ -72,7 +70,7 @@ killed, and started again. After collection, the store holds {_collected(orphans
 
 def sleeping(options: Namespace) -> Section:
     phases = ("training",) if options.short else ("training", "publishing")
-    with started(Shape(blobs=options.blobs)) as (cluster, caller, inputs):
+    with started(options, Shape(blobs=options.blobs)) as (cluster, caller, inputs):
         found = [stale.run(cluster, caller, inputs, phase) for phase in phases]
         orphans = _orphans(cluster)
     words = f"""\
@@ -87,7 +85,7 @@ blobs that rows name. Then the worker gets other jobs. After collection, the sto
 
 def resumed(options: Namespace) -> Section:
     steps = options.steps // 4 if options.short else options.steps
-    with started(Shape(blobs=options.blobs)) as (cluster, caller, inputs):
+    with started(options, Shape(blobs=options.blobs)) as (cluster, caller, inputs):
         found = resume.run(cluster, caller, inputs, steps)
         orphans = _orphans(cluster)
     words = f"""\
@@ -103,7 +101,7 @@ def loaded(options: Namespace) -> Section:
     sizes = {"pollers": options.pollers, "streams": options.streams, "steps": options.steps}
     found = []
     for database in load.DATABASES:
-        with started(Shape(workers=1, database=database)) as (cluster, caller, inputs):
+        with started(options, Shape(workers=1, database=database)) as (cluster, caller, inputs):
             found.append(load.run(cluster, caller, inputs, **sizes, repeats=repeats))
     words = f"""\
 1 API process and 1 worker with 1 thread; {options.pollers} pollers that ask once a second, as `Retry-After`
