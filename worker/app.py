@@ -106,6 +106,10 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> Any:
         return EmbeddedService(worker.app, thread=True, scheduler_cls=Scheduler)
 
+    def stop(self, worker: Any) -> None:
+        # Not its own `stop`, which waits: while the broker is away, the thread only looks for that.
+        self.obj.service.stop(wait=False)
+
 
 class ThreadedSweep(bootsteps.StartStopStep):  # type: ignore[misc]
     """The sweep, in every worker that serves the control queue; it does no harm twice.

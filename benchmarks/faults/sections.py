@@ -44,8 +44,9 @@ def kill(options: Namespace) -> Section:
     words = f"""\
 One cluster, one hit after the other: 1 API, 1 control worker, 2 workers, PostgreSQL, Valkey without
 persistence, blobs in {_in_words(options.blobs)}. A hit counts when the job's events show that it was in the
-phase when the process was dead; otherwise it is a miss, and tried again. Cells that cannot be: {none}. At `validating`
-the worker is the control worker, which inspects uploads; at `queued` it is one that is busy with a job ahead.
+phase when the process was dead; otherwise it is a miss, and tried again. Cells that cannot be: {none}.
+At `validating` the worker is the control worker, which inspects uploads; at `queued` it is one that is busy
+with a job ahead.
 
 After every hit: the job, and those around it, ended once, with all files and their right sums or with a clear
 code, in at most {claims.MAX_ATTEMPTS} attempts, and no child and nothing of the killed process is left. After

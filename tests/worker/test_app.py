@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +26,26 @@ def test_every_message_has_a_handler_and_a_queue() -> None:
     for name in names - queues:
         assert name in app.tasks
         assert app.amqp.router.route({}, name)["queue"].name == queue.ROUTES[name]
+
+
+def test_a_control_worker_ends_when_told_also_while_the_broker_is_away(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "ZSQ_DATA_DIR": str(tmp_path),
+        "ZSQ_BROKER_URL": "redis://127.0.0.1:1/0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker", "control"], env=environment, stdout=out, stderr=out
+        )
+        try:
+            assert wait_for(lambda: b"celery.beat" in log.read_bytes(), 120), log.read_text()
+            worker.terminate()
+            assert worker.wait(60) is not None
+        finally:
+            worker.kill()
 
 
 def test_a_message_is_not_delivered_twice_while_the_longest_job_runs() -> None:
