@@ -11,14 +11,14 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SENT = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-ID", "traceparent"),
     *("If-Match", "If-None-Match", "If-Range", "Range"),
-    *("Tus-Resumable", "Upload-Checksum", "Upload-Concat", "Upload-Defer-Length", "Upload-Length"),
+    *("Tus-Resumable", "Upload-Checksum", "Upload-Length"),
     *("Upload-Metadata", "Upload-Offset", "X-HTTP-Method-Override"),
 )
 _READ = (
     *("Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location", "RateLimit"),
     *("RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID"),
     *("Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version"),
-    *("Upload-Expires", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
+    *("Upload-Expires", "Upload-Length", "Upload-Metadata", "Upload-Offset", "Zsq-Resource"),
 )
 _PREFLIGHT_SECONDS = 600
 

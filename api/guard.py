@@ -24,6 +24,9 @@ from store.key_repository import hash_of
 from store.logging import add_log_fields
 from store.tables import ApiKey
 
+# What proxies say of whom they speak for.
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
 
 class Guard:
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
@@ -82,9 +85,13 @@ def is_guarded(scope: Scope) -> bool:
 
 
 def _is_reached_from_outside(scope: Scope) -> bool:
-    """Whatever the settings say the server listens on: another server's own `--host` may say otherwise."""
-    server = scope.get("server")
-    return server is not None and is_address(server[0]) and not is_loopback(server[0])
+    """Whatever the settings say the server listens on: another server's own `--host` may say otherwise,
+    and behind a proxy on this machine every caller is."""
+    headers = Headers(scope=scope)
+    if any(name in headers for name in _FORWARDED):
+        return True
+    ends = (scope.get("server"), scope.get("client"))
+    return any(end is not None and is_address(end[0]) and not is_loopback(end[0]) for end in ends)
 
 
 def _digest(headers: Headers) -> str | None:

@@ -41,6 +41,7 @@ from tests.hostile.targets import Targets
 EXAMPLES = 200
 ADDRESS_SPACE = 8 << 30
 ROUND_SECONDS = 600.0
+READ = ("read", "whole")  # "whole": a Range that says nothing, for which there is the whole file
 SETTINGS = settings(
     max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
@@ -61,6 +62,10 @@ TARGETS: dict[str, tuple[Callable[[Targets], Run], dict[str, Any]]] = {
             "query": made.QUERIES,
             "splits": made.SPLITS,
         },
+    ),
+    "headers of tus": (
+        lambda t: t.tus,
+        {"metadata": made.METADATA, "checksum": made.CHECKSUMS, "length": made.LENGTHS},
     ),
     "Range headers": (lambda t: t.range, {"value": made.RANGES}),
 }
@@ -148,9 +153,7 @@ def report(tallies: dict[str, Tally], minutes: float, first: int, rounds: int) -
             "inputs": f"{tally.outcomes.total():,}",
             "read": f"{sum(tally.outcomes[each] for each in ('read', '200', '206')):,}",
             "refused, by code": ", ".join(
-                f"{code} {count:,}"
-                for code, count in tally.outcomes.most_common()
-                if code not in ("read", "200", "206")
+                f"{code} {count:,}" for code, count in tally.outcomes.most_common() if code not in READ
             ),
             "slowest, s": f"{tally.slowest:.2f}",
             "memory, MiB": f"{tally.kibibytes / 1024:.0f}",
@@ -168,7 +171,7 @@ def report(tallies: dict[str, Tally], minutes: float, first: int, rounds: int) -
         "",
         *markdown.records(rows),
         "",
-        "Read means accepted: the changed bytes did no harm to the file or the request (Range: 200 or 206).",
+        "Read means accepted: the changed bytes did no harm to the file or the request.",
         "Everything else was refused with a code and a sentence. *Memory* is by how much the peak of a",
         "round's process grew, torch itself aside.",
         "",

@@ -8,10 +8,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Of IPv6 only global unicast is public; what embeds an IPv4 address (6to4, Teredo) may lead anywhere.
+# Of IPv6 only global unicast is public; what embeds an IPv4 address (6to4, Teredo) may lead anywhere,
+# and documentation's addresses nowhere.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-_EMBEDS_IPV4 = (IPv6Network("2002::/16"), IPv6Network("2001::/32"))
-_PROTOCOL_ASSIGNMENTS = IPv4Network("192.0.0.0/24")
+_NOT_PUBLIC_V6 = (IPv6Network("2002::/16"), IPv6Network("2001::/32"), IPv6Network("3fff::/20"))
+# Protocol assignments, relays into 6to4, and where a cloud answers its own machines (Azure's).
+_NOT_PUBLIC_V4 = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"), IPv4Network("168.63.129.16/32"))
 
 
 def may_be_called(address: Address, allowed: Iterable[Network] = ()) -> bool:
@@ -21,10 +23,10 @@ def may_be_called(address: Address, allowed: Iterable[Network] = ()) -> bool:
     if any(address in network for network in allowed if network.version == address.version):
         return True
     if isinstance(address, IPv4Address):
-        special = address.is_multicast or address in _PROTOCOL_ASSIGNMENTS
+        special = address.is_multicast or any(address in network for network in _NOT_PUBLIC_V4)
         return address.is_global and not special
-    embeds = any(address in network for network in _EMBEDS_IPV4)
-    return address in _GLOBAL_UNICAST and address.is_global and not embeds
+    special = any(address in network for network in _NOT_PUBLIC_V6)
+    return address in _GLOBAL_UNICAST and address.is_global and not special
 
 
 def literal(host: str) -> Address | None:

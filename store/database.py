@@ -34,6 +34,17 @@ log = logging.getLogger(__name__)
 # An execution option: this transaction is going to write.
 _WRITES = "zsq_writes"
 
+# A server that vanishes without a word is given up in seconds, not after the quarter of an hour for which the
+# kernel sends again, or never where nothing was sent. In seconds, the last one in milliseconds.
+POSTGRES_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
 
 def make_engine(url: str) -> Engine:
     """An engine for SQLite or PostgreSQL.
@@ -48,7 +59,6 @@ def make_engine(url: str) -> Engine:
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    connect_args = {"timeout": 30} if sqlite else {"connect_timeout": 5}
     engine = create_engine(
         parsed,
         pool_pre_ping=not sqlite,
@@ -56,7 +66,7 @@ def make_engine(url: str) -> Engine:
         pool_size=10,
         max_overflow=30,
         json_serializer=_to_json,
-        connect_args=connect_args,
+        connect_args={"timeout": 30} if sqlite else POSTGRES_PATIENCE,
         # Errors are logged, and what is queried for may be a secret.
         hide_parameters=True,
     )

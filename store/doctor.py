@@ -28,7 +28,6 @@ def findings() -> list[Finding]:
         return [settings_found]
     settings = StoreSettings()
     database = Database.from_settings(settings)
-    stored = make_blobs(settings.blobs_url, settings.s3_endpoint)
     start = "Is it running, and is {} right? `zsq up` starts all parts on this machine."
     checks = [
         Check(
@@ -38,7 +37,7 @@ def findings() -> list[Finding]:
         Check("broker", lambda: broker(settings), start.format("ZSQ_BROKER_URL")),
         Check(
             "blobs",
-            lambda: blobs(stored),
+            lambda: blobs(make_blobs(settings.blobs_url, settings.s3_endpoint)),
             start.format("ZSQ_BLOBS_URL"),
         ),
     ]

@@ -108,11 +108,12 @@ class JobClaims(JobMoves):
         counts = self._session.execute(query.group_by(Job.device))
         return {str(device): int(count) for device, count in counts}
 
-    def forgotten(self, before: datetime, running_limit: int | None = None) -> Sequence[Queued]:
-        """Jobs that could run now and were last sent before that time, or not yet: the first thousand."""
-        query = self._eligible(running_limit).add_columns(Job.device)
+    def forgotten(self, device: str, before: datetime, running_limit: int | None = None) -> Sequence[str]:
+        """Ids of the jobs for `device` that could run now and were last sent before that time, or not yet:
+        the first thousand."""
+        query = self._eligible(running_limit).where(Job.device == device)
         query = query.where(Job.enqueued_at.is_(None) | (Job.enqueued_at < before))
-        return [Queued(id, device) for id, device in self._session.execute(query.limit(_WAKE_UPS_AT_ONCE))]
+        return self._session.scalars(query.limit(_WAKE_UPS_AT_ONCE)).all()
 
     def mark_sent(self, ids: Collection[str]) -> None:
         """Their messages are on their way."""

@@ -191,18 +191,30 @@ class JobRepository(JobClaims):
         again = {**queued_again(), "handbacks": Job.handbacks + 1, "ran_seconds": ran_seconds}
         return self._queue_again(id, fence, {"handed_back": True}, again)
 
-    def retry(self, id: str, fence: int, error: JsonObject, delay_seconds: float, ran_seconds: float) -> bool:
+    def retry(
+        self,
+        id: str,
+        fence: int,
+        error: JsonObject,
+        delay_seconds: float,
+        ran_seconds: float,
+        *,
+        counts: bool = True,
+    ) -> bool:
         """running -> queued after a failure that may pass, not to be claimed before `delay_seconds` from now.
 
+        The attempt `counts`, unless the worker's machine was at fault: then it is one that was handed back.
         False for a stale fence; -> canceled as in `hand_back`.
         """
+        told: JsonObject = {"error": error} if counts else {"error": error, "handed_back": True}
         again = {
             **queued_again(),
             "enqueued_at": None,
             "not_before": utc_now() + timedelta(seconds=delay_seconds),
             "ran_seconds": ran_seconds,
+            "handbacks": Job.handbacks + (0 if counts else 1),
         }
-        return self._queue_again(id, fence, {"error": error}, again)
+        return self._queue_again(id, fence, told, again)
 
     def _queue_again(self, id: str, fence: int, told: JsonObject, values: dict[str, Any]) -> bool:
         asked = Job.cancel_requested_at.is_not(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.tables import Checkpoint, Dataset, Job, PartialUpload
+from store.tables import Checkpoint, Dataset, Job, PartialUpload, utc_now
 
 
 class UsageRepository:
@@ -13,11 +13,19 @@ class UsageRepository:
         self._session = session
 
     def stored_bytes(self, owner: str) -> int:
-        """Checkpoints, datasets, and all that unfinished uploads have announced."""
+        """Checkpoints, datasets, and all that unfinished uploads have announced.
+
+        One statement, which sees one moment: what becomes a checkpoint meanwhile counts once.
+        """
         sums = [select(func.sum(table.bytes)).where(table.owner == owner) for table in (Checkpoint, Dataset)]
-        begun = (PartialUpload.owner == owner, PartialUpload.resource_id.is_(None))
+        begun = (
+            PartialUpload.owner == owner,
+            PartialUpload.resource_id.is_(None),
+            PartialUpload.expires_at > utc_now(),
+        )
         sums.append(select(func.sum(PartialUpload.length)).where(*begun))
-        return sum(int(self._session.scalar(each) or 0) for each in sums)
+        terms = select(*(func.coalesce(each.scalar_subquery(), 0) for each in sums))
+        return sum(int(term) for term in self._session.execute(terms).one())
 
     def queued_jobs(self, owner: str) -> int:
         queued = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == "queued")

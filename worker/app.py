@@ -19,11 +19,13 @@ from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
 from store import tracing
-from store.queue import COLLECT, CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES, SWEEP
+from store.queue import COLLECT, CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES
 from store.settings import store_settings
 from worker import forkserver, jobs, metrics
 from worker.services import services
 from worker.settings import worker_settings
+from worker.sweep import Reminders, sweep
+from worker.timer import Timer
 
 _settings = worker_settings()
 _broker_url = store_settings().broker_url
@@ -44,15 +46,12 @@ app.conf.update(
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
     beat_schedule={
-        name: {
-            "task": task,
+        "deliver": {
+            "task": DELIVER,
             "schedule": _settings.sweep_seconds,
             # What could not run in time would only be repeated.
             "options": {"expires": max(1.0, _settings.sweep_seconds)},
-        }
-        for name, task in (("sweep", SWEEP), ("deliver", DELIVER))
-    }
-    | {
+        },
         "collect": {
             "task": COLLECT,
             "schedule": _settings.collect_seconds,
@@ -81,7 +80,9 @@ if _broker_url.startswith(("redis", "valkey", "sentinel")):
 
 def messages_waiting(queue: str) -> int:
     """How many messages no worker has taken yet."""
-    with app.connection_for_read() as connection, connection.channel() as channel:
+    # A broker that accepts and then is silent must not hold up who asks.
+    options = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+    with app.connection_for_read(transport_options=options) as connection, connection.channel() as channel:
         return int(app.amqp.queues[queue](channel).queue_declare().message_count)
 
 
@@ -95,7 +96,7 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
     """The schedule, in every worker that serves the control queue.
 
     Celery's own `--beat` forks a process, which a killed worker would leave behind; a thread ends
-    with its worker. Sweeps do no harm twice, so several control workers may carry it.
+    with its worker. What it sends does no harm twice, so several control workers may carry it.
     """
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
@@ -105,8 +106,34 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> Any:
         return EmbeddedService(worker.app, thread=True, scheduler_cls=Scheduler)
 
+    def stop(self, worker: Any) -> None:
+        # Not its own `stop`, which waits: while the broker is away, the thread only looks for that.
+        self.obj.service.stop(wait=False)
+
+
+class ThreadedSweep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The sweep, in every worker that serves the control queue; it does no harm twice.
+
+    Not a task: it repairs what waits behind tasks and what the broker has lost, so neither long tasks nor a
+    broker that is away may hold it up.
+    """
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.enabled = CONTROL_QUEUE in app.amqp.queues.consume_from
+        super().__init__(worker, **kwargs)
+
+    def create(self, worker: Any) -> Timer:
+        reminders = Reminders(_settings.inspection_seconds)
+
+        def sweep_once() -> None:
+            with tracing.untraced():
+                sweep(services(), messages_waiting, reminders)
+
+        return Timer("sweep", _settings.sweep_seconds, sweep_once)
+
 
 app.steps["worker"].add(ThreadedBeat)
+app.steps["worker"].add(ThreadedSweep)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

@@ -14,7 +14,7 @@ from store.job_claims import Claim
 from store.tables import Artifact
 from worker import metrics, observe
 from worker.child import Order
-from worker.failures import Failure, describe, from_around
+from worker.failures import Failure, describe, from_around, machine_at_fault
 from worker.lease import Lease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.preparation import prepare
@@ -26,6 +26,9 @@ from worker.workspace import Workspace, hold_blobs, workspace
 
 ENTRY = "worker.entries:quantize"
 _WRITE_TRIES = 5
+# So often may a job be handed back and the machine's failures not count against it; without a bound, what
+# fails on every machine would run for ever.
+_MOST_HANDBACKS = 20
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,8 @@ class Attempt:
             every=services.settings.heartbeat_seconds,
         )
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """False when the machine failed, not the job: then the next job most likely would, too."""
         name = f"{self._job.id}-{self._job.attempt}"
         with observe.attempt(self._job) as self._seen:
             log.info("%s: attempt %d begins", self._job.id, self._job.attempt)
@@ -72,6 +76,7 @@ class Attempt:
                     outcome = Failed(from_around(error))
                 self._conclude(outcome)
             self._tidy()
+        return not (isinstance(outcome, Failed) and machine_at_fault(outcome.failure))
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
         order, limit = prepare(self._services, self._job, space, self._entry, self._lease.ran_seconds)
@@ -117,10 +122,16 @@ class Attempt:
 
     def _runs_again(self, outcome: Outcome) -> bool:
         if isinstance(outcome, Failed):
+            if self._is_forgiven(outcome.failure):
+                return True
             # Attempts that a worker handed back do not count.
             started = self._job.attempt - self._job.handbacks
             return outcome.failure["retryable"] and started < self._services.settings.max_attempts
         return outcome == Stopped(Stop.HANDED_BACK)
+
+    def _is_forgiven(self, failure: Failure) -> bool:
+        """The attempt is not to count."""
+        return machine_at_fault(failure) and self._job.handbacks < _MOST_HANDBACKS
 
     def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
         def publish(work: UnitOfWork) -> bool:
@@ -168,8 +179,14 @@ class Attempt:
 
     def _retry(self, failure: Failure) -> None:
         id, ran_seconds = self._job.id, self._lease.ran_seconds
-        delay = retry_delay(self._services.settings, self._job.attempt - self._job.handbacks)
-        if self._write(lambda work: work.jobs.retry(id, self._fence, dict(failure), delay, ran_seconds)):
+        forgiven = self._is_forgiven(failure)
+        failures = self._job.handbacks + 1 if forgiven else self._job.attempt - self._job.handbacks
+        delay = retry_delay(self._services.settings, failures)
+
+        def retry(work: UnitOfWork) -> bool:
+            return work.jobs.retry(id, self._fence, dict(failure), delay, ran_seconds, counts=not forgiven)
+
+        if self._write(retry):
             log.warning(
                 "%s: again in %.1f s, after attempt %d: %s", id, delay, self._job.attempt, failure["detail"]
             )

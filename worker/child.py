@@ -26,9 +26,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.errors import Stopped, ZsqError
 from worker import child_log
 from worker.failures import describe, file_too_large
-from worker.hardening import confine, met_file_limit
+from worker.hardening import confine, met_file_limit, survived_file_limit
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 CANCEL = b"cancel"
 HAND_BACK = b"hand back"
+DETAIL_CHARACTERS = 4000
 
 # Any thread may log while another tells of progress; a message must not stand inside of another.
 _sending = threading.Lock()
@@ -79,7 +81,8 @@ def main(connection: Connection, order: Order) -> None:
         message = {"result": _carry_out(order, connection, told)}
         _send(connection, message)
     except BaseException as error:
-        found = file_too_large() if met_file_limit() else describe(error)
+        found = file_too_large() if _is_of_file_limit(error) else describe(error)
+        found["detail"] = found["detail"][:DETAIL_CHARACTERS]
         if found["code"] == "internal_error":
             log.exception("%s failed", order.entry)
         _send(connection, {"error": found})
@@ -102,7 +105,7 @@ def _carry_out(order: Order, connection: Connection, told: Mapping[bytes, thread
         seed=order.seed,
         device=device,
         emit=lambda progress: _send(connection, {"progress": _progress(progress)}),
-        canceled=told[CANCEL].is_set,
+        canceled=lambda: _asked(told[CANCEL]),
         deadline=order.deadline,
         deadline_field=order.deadline_field,
         resume_from=order.resume,
@@ -110,6 +113,25 @@ def _carry_out(order: Order, connection: Connection, told: Mapping[bytes, thread
         hand_back=told[HAND_BACK].is_set,
     )
     return getattr(importlib.import_module(module), function)(order.payload, context)
+
+
+def _asked(event: threading.Event) -> bool:
+    # Core asks at every step: it got past whatever file it could not write.
+    survived_file_limit()
+    return event.is_set()
+
+
+def _is_of_file_limit(error: BaseException) -> bool:
+    """Whether `error` may come from a file that met its limit: core's own verdicts alone do not.
+
+    Native writers raise errors of their own kinds, which say nothing of it.
+    """
+    if not met_file_limit() or isinstance(error, Stopped):
+        return False
+    link: BaseException | None = error
+    while isinstance(link, ZsqError):
+        link = link.__cause__ or link.__context__
+    return link is not None
 
 
 def _device(name: str) -> torch.device:

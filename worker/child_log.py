@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LINES_PER_CHILD = 2000
-MESSAGE_CHARACTERS = 8000
+# In JSON at most twelve bytes each, so that a line is never more than a parent takes.
+MESSAGE_CHARACTERS = 5000
+NAME_CHARACTERS = 100
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,11 @@ class ChildLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = {"logger": record.name, "level": record.levelno, "message": self.format(record)}
+            line = {
+                "logger": record.name[:NAME_CHARACTERS],
+                "level": record.levelno,
+                "message": self.format(record)[:MESSAGE_CHARACTERS],
+            }
             self._send({"log": line})
         except Exception:
             self.handleError(record)
@@ -51,7 +57,7 @@ class Repeater:
         if self._left == 0 or not isinstance(said, dict):
             return
         self._left -= 1
-        name = re.sub(r"[^\w.]", "_", str(said.get("logger", "")))[:100] or "unknown"
+        name = re.sub(r"[^\w.]", "_", str(said.get("logger", "")))[:NAME_CHARACTERS] or "unknown"
         level = said.get("level")
         if not isinstance(level, int) or not logging.INFO <= level <= logging.CRITICAL:
             level = logging.INFO

@@ -9,6 +9,17 @@ from typing import TypedDict
 from core.errors import DeadlineExceeded, OutOfMemory, ZsqError, is_out_of_memory
 from store.errors import StoreError
 
+# Codes of failures that are the machine's: its disk, its installation, what it must reach.
+_MACHINE = frozenset({"service_unavailable", "worker_broken", "disk_full"})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What a file that the run has written cannot bring about, by its name or its kind.
+_MACHINE_ERRNOS = frozenset(
+    (
+        *(errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+    )
+)
+
 
 class Failure(TypedDict):
     """`detail` is safe to show: no paths, no traceback."""
@@ -31,8 +42,8 @@ def describe(error: BaseException) -> Failure:
         return failure(error.code, error.detail, retryable=error.retryable)
     if is_out_of_memory(error):
         return out_of_memory()
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return failure("internal_error", "The worker's disk is full.", retryable=True)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return failure("disk_full", "The worker's disk is full.", retryable=True)
     if isinstance(error, ImportError):
         # Nothing that a user sends is imported, so it is the installation.
         return failure("worker_broken", "This worker's installation is incomplete.", retryable=True)
@@ -44,8 +55,26 @@ def describe(error: BaseException) -> Failure:
 
 def from_around(error: Exception) -> Failure:
     """A failure outside the child: storage, disk, database. Those pass, so it is worth another try."""
+    if _is_the_machines(error):
+        return failure(
+            "worker_broken",
+            f"The worker could not do its part ({type(error).__name__}); its log has the details.",
+            retryable=True,
+        )
     found = describe(error)
     return Failure({**found, "retryable": found["retryable"] or found["code"] == "internal_error"})
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Besides a full disk: storage, processes or connections that fail whichever job it is."""
+    if isinstance(error, ConnectionError | TimeoutError | EOFError):
+        return True
+    return isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS
+
+
+def machine_at_fault(found: Failure) -> bool:
+    """Whether the next job on this worker would most likely fail in the same way."""
+    return found["retryable"] and found["code"] in _MACHINE
 
 
 def from_child(data: object) -> Failure:

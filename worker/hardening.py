@@ -56,6 +56,11 @@ def met_file_limit() -> bool:
     return _file_limit_met.is_set()
 
 
+def survived_file_limit() -> None:
+    """A file that could not be written did not end the run: what ends it later has other reasons."""
+    _file_limit_met.clear()
+
+
 def _limit(what: int, value: int) -> None:
     _, hard = resource.getrlimit(what)
     if hard != resource.RLIM_INFINITY:

@@ -35,7 +35,7 @@ class Lease:
         self._began = self._renewed = time.monotonic()
         self._wake = threading.Event()
         self._ended = False
-        self.lost = False
+        self._lost = False
         self.cancel_requested = False
 
     def __enter__(self) -> Lease:
@@ -55,6 +55,13 @@ class Lease:
         self._ended = True
         self._wake.set()
         self._thread.join()
+
+    @property
+    def lost(self) -> bool:
+        """Also while a beat still waits for an answer: the lease runs out whether one comes or not."""
+        if time.monotonic() - self._renewed > self._lease_seconds:
+            self._lost = True
+        return self._lost
 
     @property
     def ran_seconds(self) -> float:
@@ -85,14 +92,12 @@ class Lease:
                 )
         except Exception:  # whatever the driver raises when the database is away
             log.warning("heartbeat of %s failed", self._claim.job.id, exc_info=True)
-            if time.monotonic() - self._renewed > self._lease_seconds:
-                self.lost = True
             return
         self._renewed = began
         self._take(beat)
 
     def _take(self, beat: Beat) -> None:
-        self.lost = self.lost or not beat.owned
+        self._lost = self._lost or not beat.owned
         self.cancel_requested = self.cancel_requested or beat.cancel_requested
 
     def _run(self) -> None:

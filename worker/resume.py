@@ -18,6 +18,7 @@ from worker.services import Services
 
 log = logging.getLogger(__name__)
 
+MAX_COMPLAINTS = 5
 _CHUNK_BYTES = 1 << 20
 
 
@@ -36,6 +37,7 @@ class Keeper:
         self._changed = threading.Condition()
         self._offered: str | None = None
         self._ending = False
+        self._complaints = 0
         # In this context its lines are the job's.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=f"keep {claim.job.id}", daemon=True
@@ -82,7 +84,7 @@ class Keeper:
             try:
                 self._store(path)
             except Exception:  # a run goes on without it, and so does the next attempt
-                log.warning("%s: could not keep %r", self._claim.job.id, path, exc_info=True)
+                self._complain(path)
             self._remove(path)
 
     def _store(self, path: str) -> None:
@@ -93,12 +95,22 @@ class Keeper:
             writer.sync()
             with services.database.write() as work:
                 work.lock_blob(writer.sha256)
+                # Before the job's row is locked: a store may be slow, and heartbeats must not wait for it.
+                writer.commit()
                 kept = work.jobs.keep(job_id, self._claim.fence, writer.sha256)
-                if kept.owned:
-                    writer.commit()
+        unused = kept.replaced if kept.owned else writer.sha256
+        if kept.owned:
             log.info("%s: kept %d bytes to go on from", job_id, writer.size)
-        if kept.replaced is not None:
-            delete_now(services.database, services.blobs, [kept.replaced])
+        if unused is not None:
+            delete_now(services.database, services.blobs, [unused])
+
+    def _complain(self, path: str) -> None:
+        """The first few times: whoever names the files may do so without end."""
+        self._complaints += 1
+        if self._complaints <= MAX_COMPLAINTS:
+            log.warning("%s: could not keep %r", self._claim.job.id, path[:200], exc_info=True)
+        if self._complaints == MAX_COMPLAINTS:
+            log.warning("%s: what else it cannot keep is not told of", self._claim.job.id)
 
     def _open(self, path: str) -> BinaryIO:
         """The file, if it is one and lies in scratch itself: whoever named it has read strangers' bytes.

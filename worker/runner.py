@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from core.errors import HandedBack
 from worker import failures, forkserver, messages
 from worker.child import CANCEL, HAND_BACK, Order
 from worker.child_log import Repeater
+from worker.hearing import ENDED, TOO_LARGE, Hearing
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 
 POLL_SECONDS = 0.1
 KILL_GRACE_SECONDS = 2.0
-MAX_MESSAGE_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +50,24 @@ def run_child(
     memory_kills = _memory_kills()
     deadline = time.monotonic() + limit.left
     process, connection = forkserver.start(replace(order, deadline=deadline, deadline_field=limit.field))
+    hearing = Hearing(connection, process.sentinel, order.entry)
     stopping: _Stopping | None = None
     repeater = Repeater()
     try:
         while True:
-            message = _receive(connection, process)
-            if message is _ENDED:
+            message = hearing.next(POLL_SECONDS)
+            if message is ENDED:
                 code = _reap(process)
                 if stopping is not None:
                     return stopping.outcome
                 log.warning("child of %s ended without a word: %s", order.entry, failures.ending(code))
                 killed = code == -signal.SIGKILL and _memory_kills() > memory_kills
                 return Failed(failures.crashed(code, killed_for_memory=killed))
+            if message is TOO_LARGE:
+                log.warning("child of %s said more at once than is taken", order.entry)
+                return Failed(
+                    failures.failure("message_too_large", "The run said more than this server takes.")
+                )
             if isinstance(message, dict) and "log" in message:
                 repeater.repeat(message["log"])
             elif message is not None:
@@ -73,10 +79,10 @@ def run_child(
                 return Stopped(reason)
             if reason is Stop.CANCELED and (stopping is None or stopping.outcome == _HANDED_BACK):
                 stopping = _Stopping(Stopped(reason), grace_seconds)
-                _ask(connection, CANCEL)
+                hearing.ask(CANCEL)
             elif stopping is None and reason is Stop.HANDED_BACK:
                 stopping = _Stopping(_HANDED_BACK, hand_back_seconds)
-                _ask(connection, HAND_BACK)
+                hearing.ask(HAND_BACK)
             elif stopping is None and time.monotonic() > deadline:
                 # The child knows its deadline and reports it itself, unless it hangs.
                 stopping = _Stopping(Failed(failures.overdue(limit.seconds, limit.field)), grace_seconds)
@@ -85,7 +91,7 @@ def run_child(
     finally:
         # Whatever it said is said, and nothing it could still do is wanted.
         _signal(process, signal.SIGKILL)
-        connection.close()
+        hearing.close()
         _reap(process)
 
 
@@ -120,21 +126,6 @@ class _Stopping:
             _signal(process, self._due.pop(0)[1])
 
 
-_ENDED = object()
-
-
-def _receive(connection: Connection, process: BaseProcess) -> Any:
-    """The next message, None when none came in time, `_ENDED` when none will ever come."""
-    try:
-        if not connection.poll(0) and not wait([connection, process.sentinel], timeout=POLL_SECONDS):
-            return None
-        if not connection.poll(0):
-            return _ENDED
-        return messages.read(connection.recv_bytes(MAX_MESSAGE_BYTES))
-    except (EOFError, OSError, ValueError):
-        return _ENDED
-
-
 def _interpret(
     message: Any,
     stopping: _Stopping | None,
@@ -144,7 +135,7 @@ def _interpret(
     if not isinstance(message, dict):
         return Failed(failures.from_child(None))
     if "progress" in message:
-        on_progress(message["progress"])
+        on_progress(messages.news(message["progress"]))
         return None
     if "saved" in message:
         on_saved(message["saved"])
@@ -155,13 +146,6 @@ def _interpret(
     else:
         said = Failed(failures.from_child(message.get("error")))
     return said if stopping is None else stopping.judge(said)
-
-
-def _ask(connection: Connection, what: bytes) -> None:
-    try:
-        connection.send_bytes(what)
-    except OSError:
-        log.debug("the child is gone already")
 
 
 def _signal(process: BaseProcess, number: signal.Signals) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import groupby
 
 from store.queue import CONTROL_QUEUE, DEVICE_QUEUES
 from store.tables import utc_now
@@ -86,10 +85,13 @@ def wake_workers(context: Sweep) -> None:
     before = utc_now() - timedelta(seconds=context.stale_seconds)
     with services.database.read() as work:
         eligible = work.jobs.eligible_by_device(limit)
-        forgotten = sorted(work.jobs.forgotten(before, limit), key=lambda job: job.device)
-    for device, jobs in groupby(forgotten, key=lambda job: job.device):
-        lacking = eligible[device] - context.waiting(DEVICE_QUEUES[device])
-        ids = [job.id for job in jobs][: max(0, lacking)]
+        forgotten = {device: work.jobs.forgotten(device, before, limit) for device in DEVICE_QUEUES}
+    for device, found in forgotten.items():
+        if not found:
+            continue
+        # A job whose time has come since they were counted may be the first of its device.
+        lacking = eligible.get(device, 0) - context.waiting(DEVICE_QUEUES[device])
+        ids = found[: max(0, lacking)]
         for id in ids:
             services.queue.quantize(id, device)
         if ids:

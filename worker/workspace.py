@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from core.errors import RunError
 from store.blobs import BlobStore, verify_file
@@ -23,23 +26,26 @@ _LOCK = ".lock"
 log = logging.getLogger(__name__)
 
 
-def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Path]) -> None:
+def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Callable[[], BinaryIO]]) -> None:
     """Until the transaction ends, nobody deletes these blobs: the rows that name them may be added.
 
-    `files` has the bytes by their sha256, for a blob that the collector was quicker to delete.
+    `files` opens the bytes by their sha256, for a blob that the collector was quicker to delete.
     """
     work.lock_blob(*files)
-    for sha256, path in files.items():
+    for sha256, opened in files.items():
         if not blobs.exists(sha256):
-            blobs.put_file(path)
+            with opened() as source:
+                blobs.put_file(source)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """`published` are the files that were stored, by their sha256."""
+    """`published` opens the files that were stored, by their sha256. `folder` is a descriptor of `output`,
+    from before anybody could put something else in its place."""
 
     root: Path
-    published: dict[str, Path] = field(default_factory=dict)
+    folder: int
+    published: dict[str, Callable[[], BinaryIO]] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -80,19 +86,20 @@ class Workspace:
     ) -> list[Artifact] | None:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
-        The child named the files, and the child has read strangers' bytes: only plain files inside
-        `output` are taken. Raises RunError for others.
+        The child named the files, and the child has read strangers' bytes: only plain files in
+        `output` itself are taken. Raises RunError for others.
         """
         artifacts = []
         for file in files:
             if not go_on():
                 return None
             name, path = str(file["name"]), Path(str(file["path"]))
-            inside = path.resolve().is_relative_to(self.output.resolve())
-            if not inside or path.is_symlink() or not path.is_file() or Path(name).name != name:
-                raise RunError(f"The run named {name!r} as a result, but wrote no such file.")
-            blob = blobs.put_file(path)
-            self.published[blob.sha256] = path
+            if path.parent != self.output or Path(name).name != name:
+                raise _no_such(name)
+            opened = partial(self._open, path.name, name)
+            with opened() as source:
+                blob = blobs.put_file(source)
+            self.published[blob.sha256] = opened
             artifacts.append(
                 Artifact(
                     name=name,
@@ -103,6 +110,22 @@ class Workspace:
             )
         return artifacts
 
+    def _open(self, file: str, name: str) -> BinaryIO:
+        """Raises RunError for what is no plain file, whatever the child made of it and of its folder."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            source = os.fdopen(os.open(file, flags, dir_fd=self.folder), "rb")
+        except (OSError, ValueError) as reason:
+            raise _no_such(name) from reason
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            source.close()
+            raise _no_such(name)
+        return source
+
+
+def _no_such(name: str) -> RunError:
+    return RunError(f"The run named {name[:100]!r} as a result, but wrote no such file.")
+
 
 @contextmanager
 def workspace(parent: Path, name: str) -> Iterator[Workspace]:
@@ -112,12 +135,16 @@ def workspace(parent: Path, name: str) -> Iterator[Workspace]:
     # Names do not repeat, so nobody but `remove_abandoned` can hold it, for a moment.
     with hold(_lock_of(root), wait=True):
         shutil.rmtree(root, ignore_errors=True)
-        space = Workspace(root)
         root.mkdir(mode=0o700)
-        space.output.mkdir()
-        space.scratch.mkdir()
         try:
-            yield space
+            (root / "output").mkdir()
+            folder = os.open(root / "output", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                space = Workspace(root, folder)
+                space.scratch.mkdir()
+                yield space
+            finally:
+                os.close(folder)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 

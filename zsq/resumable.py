@@ -74,6 +74,8 @@ class _Sending:
                 offset = int(answer.headers["upload-offset"])
                 if "zsq-resource" in answer.headers:
                     return str(answer.headers["zsq-resource"])
+                if offset == before:  # all is there, and being joined for another request
+                    self._transport.sleep(0.2)
             except ConnectionLost:
                 if time.monotonic() > give_up:
                     raise

@@ -32,9 +32,9 @@ def _key(text: str | None) -> str | None:
 IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
-        description="1 to 255 printable characters of your choice. Within 24 hours the same request with the "
-        "same key is answered as before, with `Idempotent-Replayed: true`, and another request with it is "
-        "refused."
+        description="1 to 255 printable characters of your choice. For a time (ZSQ_IDEMPOTENCY_HOURS, a day "
+        "unless told otherwise) the same request with the same key is answered as before, with "
+        "`Idempotent-Replayed: true`, and another request with it is refused."
     ),
     AfterValidator(_key),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
+from pydantic import BeforeValidator
 from starlette.types import Receive, Scope, Send
 
 from api import metrics
@@ -21,6 +22,7 @@ router = APIRouter(prefix="/v1/jobs/{id}/events", tags=["jobs"])
 EventId = Annotated[int, Query(ge=0, le=2**63 - 1, description="The id of the last event that you have.")]
 LastEventId = Annotated[
     int | None,
+    BeforeValidator(lambda sent: sent or None),  # what is empty says nothing
     Header(ge=0, le=2**63 - 1, description="As `after`, and before it: what EventSource sends by itself."),
 ]
 
@@ -76,7 +78,8 @@ async def get_events(
     assert isinstance(hub, Hub)
     # Proxies that collect an answer before they pass it on would hold events back.
     headers = {"Cache-Control": "no-cache", "Vary": "Accept", "X-Accel-Buffering": "no"}
-    return EventStream(events.stream(hub, resources.database, id, start), headers=headers)
+    stream = events.stream(hub, resources.database, id, start, key_id=caller.key_id)
+    return EventStream(stream, headers=headers)
 
 
 def _page(caller: Caller, resources: Resources, id: str, after: int, limit: int) -> Page[EventOut]:

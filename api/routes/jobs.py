@@ -87,8 +87,10 @@ async def quantize(
     limit = settings_of(request).max_upload_bytes
     extra = frozenset({"dataset"})
     async with (
-        admitted(request, resources, caller),
-        receive(request, resources.blobs, QuantizeFields, limit, optional_files=extra, raw=False) as received,
+        admitted(request, resources, caller) as room,
+        receive(
+            request, resources.blobs, QuantizeFields, limit, room, optional_files=extra, raw=False
+        ) as received,
     ):
         answer = await run_sync(
             jobs.quantize, resources, caller, received.fields, received.files, idempotency_key

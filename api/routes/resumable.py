@@ -11,7 +11,6 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
 from api.drain import drain
@@ -21,7 +20,7 @@ from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
 from api.services.quota import admitted
-from api.services.receive import pump
+from api.services.receive import BROKEN_OFF, pump, refuse_encoded
 from api.settings import settings_of
 from store.tables import PartialUpload
 
@@ -37,18 +36,25 @@ class TusRoute(APIRoute):
         async def versioned(request: Request) -> Response:
             try:
                 asked = request.headers.get("tus-resumable")
-                if asked != tus.VERSION and request.method not in ("OPTIONS", "GET"):
+                exempt = request.method in ("OPTIONS", "GET") or _overrides_nothing(request)
+                if asked != tus.VERSION and not exempt:
                     raise UnsupportedTusVersion(
                         f"Tus-Resumable must be {tus.VERSION}.", headers={"Tus-Version": tus.VERSION}
                     )
                 response = await handle(request)
-            except ApiError as error:
+            except (ApiError, HTTPException) as error:
                 error.headers = {**(error.headers or {}), **_RESUMABLE}
                 raise
             response.headers.update(_RESUMABLE)
             return response
 
         return versioned
+
+
+def _overrides_nothing(request: Request) -> bool:
+    """POST to an upload is there for clients that name another method; to others it is not."""
+    named = request.headers.get("x-http-method-override")
+    return request.method == "POST" and "id" in request.path_params and named is None
 
 
 router = APIRouter(prefix="/v1/uploads", tags=["resumable uploads"], route_class=TusRoute)
@@ -90,7 +96,10 @@ def options_of_one_upload(id: IdPath, request: Request) -> Response:
     openapi_extra={**_PART, **header_parameters(_VERSION | _CREATION, _CHECKSUM)},
 )
 async def create_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> Response:
-    """Begins an upload, whose address is in `Location`; its first bytes may come along."""
+    """Begins an upload, whose address is in `Location`; its first bytes may come along.
+
+    If those are refused or break off, nothing is begun.
+    """
     stream = request.stream()
     try:
         length = tus.count(request.headers, "Upload-Length")
@@ -101,8 +110,12 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
         await drain(request, stream)
         raise
     if tus.brings_bytes(request.headers):
-        async with admitted(request, resources, caller, has_room=True):
-            row = await _receive(request, stream, resources, caller, row.id, 0)
+        try:
+            async with admitted(request, resources, caller, has_room=True):
+                row = await _receive(request, stream, resources, caller, row.id, 0)
+        except Exception:  # without the answer nobody learns its address
+            await run_sync(resumable.terminate, resources, caller, row.id)
+            raise
     headers = {"Location": f"/v1/uploads/{row.id}", **_progress(row)}
     return Response(status_code=HTTPStatus.CREATED, headers=headers)
 
@@ -144,10 +157,11 @@ def get_upload(
 async def append_to_upload(
     id: IdPath, request: Request, caller: CallerDep, resources: ResourcesDep
 ) -> Response:
-    """Goes on with it. What arrives before a connection breaks is kept, unless a checksum came with it.
+    """Goes on with it. What arrives before a connection breaks or stalls is kept, unless a checksum
+    came with it.
 
     The last bytes make the checkpoint or dataset, whose address is in `Zsq-Resource`; without any, at the
-    end, that address is given again.
+    end, that address is given again, once it is there.
     """
     stream = request.stream()
     try:
@@ -196,6 +210,7 @@ async def _receive(
     try:
         if not tus.brings_bytes(request.headers):
             raise UnsupportedMediaType(f"The Content-Type must be {tus.MEDIA_TYPE}.")
+        refuse_encoded(request.headers)
         checksum = tus.Checksum.of(request.headers.get("Upload-Checksum"))
         room = await run_sync(resumable.room, resources, caller, id, at)
         length = request.headers.get("content-length", "")
@@ -206,7 +221,8 @@ async def _receive(
         await drain(request, stream)
         raise
     if row.offset == row.length:
-        row = await run_sync(resumable.finish, resources, caller, id)
+        end = resumable.settled if at == row.length else resumable.finish
+        row = await run_sync(end, resources, caller, id)
     return row
 
 
@@ -234,7 +250,7 @@ async def _append(
 
         try:
             await pump(stream, write)
-        except ClientDisconnect:
+        except BROKEN_OFF:
             if checksum is None:
                 await run_sync(keep)
             raise

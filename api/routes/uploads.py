@@ -36,8 +36,8 @@ def upload_router(kind: Kind[Any, Any]) -> APIRouter:
     async def upload(request: Request, response: Response, caller: CallerDep, resources: ResourcesDep) -> Any:
         limit = settings_of(request).max_upload_bytes
         async with (
-            admitted(request, resources, caller),
-            receive(request, resources.blobs, kind.fields, limit) as received,
+            admitted(request, resources, caller) as room,
+            receive(request, resources.blobs, kind.fields, limit, room) as received,
         ):
             file = received.files["file"]
             row, new = await run_sync(uploads.save, resources, caller, kind, received.fields, file)

@@ -12,12 +12,15 @@ from api.schemas.jobs import EventOut, ProgressOut
 from api.services.watching import Hub
 from store.database import Database, UnitOfWork
 from store.errors import Unavailable
-from store.tables import JobEvent
+from store.key_repository import is_usable
+from store.tables import JobEvent, utc_now
 from store.transitions import ENDED
 from store.watch_repository import Look
 
 RETRY_MILLISECONDS = 2000
 HEARTBEAT_SECONDS = 15.0
+# How often it is looked whether the key that a stream was opened with is still good.
+KEY_SECONDS = 15.0
 # Progress is told no more often; workers write it about once a second.
 PROGRESS_SECONDS = 1.0
 _BATCH = 100
@@ -30,9 +33,18 @@ def page(work: UnitOfWork, job_id: str, after: int, limit: int) -> tuple[Sequenc
 
 
 async def stream(
-    hub: Hub, database: Database, job_id: str, after: int, *, heartbeat: float = HEARTBEAT_SECONDS
+    hub: Hub,
+    database: Database,
+    job_id: str,
+    after: int,
+    *,
+    key_id: str | None = None,
+    heartbeat: float = HEARTBEAT_SECONDS,
+    key_seconds: float = KEY_SECONDS,
 ) -> AsyncIterator[bytes]:
-    """Every event with an id above `after`, in order, once; it ends with the job, or with this server.
+    """Every event with an id above `after`, in order, once.
+
+    It ends with the job, with this server, or with the key that it was opened with.
 
     Events are read from the database by the last id that was sent, when the hub has seen a newer one:
     nothing is kept in memory for a client that reads slowly. While the database is away the stream
@@ -41,8 +53,13 @@ async def stream(
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     events, progress = _Events(database, job_id, after), _Progress()
     spoke, away = time.monotonic(), False
+    look_at_key = spoke + key_seconds if key_id is not None else float("inf")
     with hub.watch(job_id) as watch:
         while not (hub.closed or watch.gone):
+            if key_id is not None and time.monotonic() >= look_at_key:
+                if not await run_sync(_is_good, database, key_id):
+                    return
+                look_at_key = time.monotonic() + key_seconds
             chunks = await events.unread(watch.look)
             if not events.ended:
                 chunks += progress.news(watch.look)
@@ -56,7 +73,18 @@ async def stream(
                 spoke = time.monotonic()
             if events.ended:
                 return
-            await watch.wait(min(spoke + heartbeat, progress.due, events.due) - time.monotonic())
+            soonest = min(spoke + heartbeat, look_at_key, progress.due, events.due)
+            await watch.wait(soonest - time.monotonic())
+
+
+def _is_good(database: Database, key_id: str) -> bool:
+    """While the database is away, nobody's key ends."""
+    try:
+        with database.read() as work:
+            key = work.keys.get(key_id)
+    except Unavailable:
+        return True
+    return key is not None and is_usable(key, utc_now())
 
 
 class _Events:

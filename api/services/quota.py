@@ -1,13 +1,15 @@
 """What an owner may take: bytes, queued jobs, uploads at the same time.
 
-Bytes are asked for twice: by what an upload announces, before it is received, and in the transaction that
-keeps it, under the owner's lock, so that no number of calls at the same time gets past a limit.
+Bytes are asked for twice: by what an upload announces, or as it streams what it has brought, and in the
+transaction that keeps it, under the owner's lock, so that no number of calls at the same time gets past a
+limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -24,11 +26,37 @@ _FORM_BYTES = 64 << 10
 _UPLOAD_SECONDS, _JOB_SECONDS = 5, 30
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What an owner had stored at some moment, and may store, in bytes; `allowed` 0 is no limit."""
+
+    used: int
+    allowed: int
+
+    def check(self, size: int) -> None:
+        """Raises QuotaExceeded when `size` bytes more are too many."""
+        if self.allowed and self.used + size > self.allowed:
+            metrics.limited("stored_bytes")
+            raise QuotaExceeded(
+                f"You have stored {self.used} of {self.allowed} bytes; {size} more do not fit. "
+                "Delete checkpoints or datasets that you no longer need.",
+                used=self.used,
+                allowed=self.allowed,
+            )
+
+    def check_body(self, size: int) -> None:
+        """As `check`, for a body of so many bytes, or for those of it that have come."""
+        self.check(max(0, size - _FORM_BYTES))
+
+
+_UNLIMITED = Room(0, 0)
+
+
 @asynccontextmanager
 async def admitted(
     request: Request, resources: Resources, caller: Caller, *, has_room: bool = False
-) -> AsyncIterator[None]:
-    """One of the owner's uploads at the same time, with room for what it announces.
+) -> AsyncIterator[Room]:
+    """One of the owner's uploads at the same time, with room for what it announces; the room that there is.
 
     `has_room`: it was made sure of before. Raises TooMany, QuotaExceeded.
     """
@@ -43,18 +71,20 @@ async def admitted(
                     code="too_many_uploads",
                     retry_after=_UPLOAD_SECONDS,
                 )
+            room = _UNLIMITED if has_room else await run_sync(_room, resources, caller)
             length = request.headers.get("content-length", "")
-            if access.stored_bytes and length.isdecimal() and not has_room:
-                await run_sync(_check_announced, resources, caller, int(length) - _FORM_BYTES)
+            room.check_body(int(length) if length.isdecimal() else 0)
         except ApiError:
             await drain(request, request.stream())
             raise
-        yield
+        yield room
 
 
-def _check_announced(resources: Resources, caller: Caller, size: int) -> None:
+def _room(resources: Resources, caller: Caller) -> Room:
+    if not resources.access.stored_bytes:
+        return _UNLIMITED
     with resources.database.read() as work:
-        check_room(work, resources.access, caller, max(0, size))
+        return Room(work.usage.stored_bytes(caller.owner), resources.access.stored_bytes)
 
 
 def lock(work: UnitOfWork, access: Access, caller: Caller) -> None:
@@ -65,17 +95,8 @@ def lock(work: UnitOfWork, access: Access, caller: Caller) -> None:
 
 def check_room(work: UnitOfWork, access: Access, caller: Caller, size: int) -> None:
     """Raises QuotaExceeded when `size` bytes more are too many."""
-    if not access.stored_bytes:
-        return
-    used = work.usage.stored_bytes(caller.owner)
-    if used + size > access.stored_bytes:
-        metrics.limited("stored_bytes")
-        raise QuotaExceeded(
-            f"You have stored {used} of {access.stored_bytes} bytes; {size} more do not fit. "
-            "Delete checkpoints or datasets that you no longer need.",
-            used=used,
-            allowed=access.stored_bytes,
-        )
+    if access.stored_bytes:
+        Room(work.usage.stored_bytes(caller.owner), access.stored_bytes).check(size)
 
 
 def check_queue(work: UnitOfWork, access: Access, caller: Caller) -> None:

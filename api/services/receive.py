@@ -16,6 +16,7 @@ from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api import metrics
@@ -23,10 +24,13 @@ from api.drain import drain
 from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
 from api.schemas.common import Fields
 from api.services.multipart import FormReader
+from api.services.quota import Room
 from store.blobs import BlobStore, BlobWriter
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
 _BATCH_BYTES = 1 << 20
+# How a body ends early: its client goes away, or lets it stall for too long.
+BROKEN_OFF = (ClientDisconnect, HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +47,30 @@ async def receive(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
     *,
     optional_files: frozenset[str] = frozenset(),
     raw: bool = True,
 ) -> AsyncIterator[Received[Fields]]:
     """The part `file`, the `optional_files` that came, and the fields as `schema`.
 
-    `raw` admits octet-stream. Raises Invalid, PayloadTooLarge, UnsupportedMediaType.
+    `max_bytes` is for each file, `room` for all of the body, whatever it announced. `raw` admits
+    octet-stream. Raises Invalid, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType.
     """
     stream = request.stream()
     with ExitStack() as stack:
         try:
             kind, options = parse_options_header(request.headers.get("content-type"))
-            if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
+            refuse_encoded(request.headers)
             if kind == b"multipart/form-data":
+                for name in request.query_params:
+                    raise Invalid.one(name, "extra_forbidden", "with a form, fields are parts of the form")
                 boundary = options.get(b"boundary", b"")
                 received = await _receive_form(
-                    stack, stream, boundary, blobs, schema, max_bytes, optional_files
+                    stack, stream, boundary, blobs, schema, max_bytes, room, optional_files
                 )
             elif raw and kind == b"application/octet-stream":
-                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes)
+                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes, room)
             else:
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
@@ -84,6 +91,7 @@ async def _receive_raw(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
 ) -> Received[Fields]:
     query = request.query_params.multi_items()
     names = [name for name, _ in query]
@@ -101,7 +109,7 @@ async def _receive_raw(
             raise too_large(max_bytes)
         writer.write(data)
 
-    await pump(stream, write)
+    await pump(stream, _within(room, write))
     return Received(fields, {"file": writer})
 
 
@@ -112,6 +120,7 @@ async def _receive_form(
     blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
+    room: Room,
     optional_files: frozenset[str],
 ) -> Received[Fields]:
     reader = FormReader(
@@ -121,7 +130,7 @@ async def _receive_form(
         open_file=lambda: stack.enter_context(blobs.writer()),
         max_bytes=max_bytes,
     )
-    await pump(stream, reader.feed)
+    await pump(stream, _within(room, reader.feed))
     reader.finish()
     fields = validated(schema, reader.fields)
     if "file" not in reader.files:
@@ -129,8 +138,21 @@ async def _receive_form(
     return Received(fields, reader.files)
 
 
+def _within(room: Room, feed: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Feeds no more than there is room for. Raises QuotaExceeded."""
+    received = 0
+
+    def counted(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        room.check_body(received)
+        feed(data)
+
+    return counted
+
+
 async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> None:
-    """Raises ClientDisconnect when the body broke off; whatever arrived before has been fed."""
+    """Raises one of BROKEN_OFF when the body did; whatever arrived before has been fed."""
     batch: list[bytes] = []
     size = 0
     try:
@@ -141,11 +163,17 @@ async def pump(stream: AsyncIterator[bytes], feed: Callable[[bytes], None]) -> N
             if size >= _BATCH_BYTES:
                 await run_sync(feed, b"".join(batch))
                 batch, size = [], 0
-    except ClientDisconnect:
+    except BROKEN_OFF:
         await run_sync(feed, b"".join(batch))
         raise
     if size:
         await run_sync(feed, b"".join(batch))
+
+
+def refuse_encoded(headers: Mapping[str, str]) -> None:
+    """Raises UnsupportedMediaType."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the file as it is, without a Content-Encoding.")
 
 
 def validated(schema: type[Fields], values: Mapping[str, str]) -> Fields:

@@ -21,6 +21,7 @@ from api.services.receive import too_large, validated
 from api.services.tus import IGNORED_METADATA
 from api.services.uploads import Content, made, not_found, put
 from store.blobs import BlobRef, BlobWriter
+from store.errors import BlobMissing
 from store.garbage import delete_now
 from store.tables import PartialUpload, UploadPart, new_id, utc_now
 
@@ -110,6 +111,11 @@ def finish(resources: Resources, caller: Caller, id: str) -> PartialUpload:
     _joining.add(id)
     try:
         return _finish(resources, caller, id, parts)
+    except BlobMissing:  # who was first has deleted the parts
+        row = find(resources, caller, id)
+        if row.resource_id is None:
+            raise
+        return row
     finally:
         _joining.discard(id)
 

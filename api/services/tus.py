@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -52,7 +51,7 @@ def metadata(header: str) -> dict[str, str]:
             raise Invalid.one(key, "duplicate_field", "given more than once")
         try:
             found[key] = base64.b64decode(encoded.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # also of letters outside ASCII, which headers may hold
             raise MalformedRequest(f"Upload-Metadata: {key[:100]!r} is no base64 of UTF-8 text.") from None
     return found
 
@@ -80,7 +79,7 @@ class Checksum:
             raise MalformedRequest(f"Upload-Checksum: the algorithm must be one of {ALGORITHMS}.")
         try:
             return cls(_ALGORITHMS[name.lower()](), base64.b64decode(value.strip(), validate=True))
-        except binascii.Error:
+        except ValueError:
             raise MalformedRequest("Upload-Checksum: the sum is no base64.") from None
 
     def verify(self) -> None:

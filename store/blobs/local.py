@@ -98,9 +98,10 @@ class LocalBlobs:
     def writer(self) -> LocalBlobWriter:
         return LocalBlobWriter(self)
 
-    def put_file(self, path: Path) -> BlobRef:
-        with path.open("rb") as source, self.writer() as writer:
-            while piece := source.read(PIECE_BYTES):
+    def put_file(self, file: BinaryIO) -> BlobRef:
+        file.seek(0)
+        with self.writer() as writer:
+            while piece := file.read(PIECE_BYTES):
                 writer.write(piece)
             return writer.commit()
 

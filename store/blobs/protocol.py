@@ -62,7 +62,9 @@ class BlobStore(Protocol):
     """Every call raises Unavailable when the store cannot be reached, or refuses."""
 
     def writer(self) -> BlobWriter: ...
-    def put_file(self, path: Path) -> BlobRef: ...
+    def put_file(self, file: BinaryIO) -> BlobRef:
+        """Stores an open, seekable file from its first byte on. The file may be closed afterwards."""
+
     def open(self, sha256: str) -> BinaryIO:
         """Seekable. Raises BlobMissing."""
 

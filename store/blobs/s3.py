@@ -62,13 +62,15 @@ class S3Blobs:
         temporary = f"{self._incoming}{uuid.uuid4().hex}"
         return S3BlobWriter(self._client, self.bucket, temporary, self._key, _COPY)
 
-    def put_file(self, path: Path) -> BlobRef:
+    def put_file(self, file: BinaryIO) -> BlobRef:
         # A file is read twice, which is cheaper than a copy inside the store.
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        sha256 = _sha256(file)
+        size = file.tell()
+        file.seek(0)
         with reached():
-            self._client.upload_file(str(path), self.bucket, self._key(sha256), Config=_UPLOAD)
-        return BlobRef(sha256, path.stat().st_size)
+            self._client.upload_fileobj(file, self.bucket, self._key(sha256), Config=_UPLOAD)
+        return BlobRef(sha256, size)
 
     def open(self, sha256: str) -> BinaryIO:
         reader = self._reader(sha256, 0, self.size(sha256))
@@ -165,6 +167,13 @@ class S3Blobs:
     def _delete(self, key: str) -> None:
         with reached():
             self._client.delete_object(Bucket=self.bucket, Key=key)
+
+
+def _sha256(file: BinaryIO) -> str:
+    found = hashlib.sha256()
+    while piece := file.read(PIECE_BYTES):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _now(answer: Any) -> datetime:

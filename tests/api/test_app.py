@@ -28,7 +28,7 @@ def test_addresses_and_methods_that_are_not_there_are_problems(api: Api) -> None
     response = api.http.put("/v1/jobs")
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET, POST"
-    assert api.http.put("/v1/jobs/job_0").headers["allow"] == "GET"
+    assert api.http.put("/v1/jobs/job_0").headers["allow"] == "DELETE, GET"
     assert api.http.post("/v1/datasets/data_0").headers["allow"] == "DELETE, GET"
 
 

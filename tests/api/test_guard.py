@@ -113,6 +113,25 @@ def test_what_comes_from_outside_needs_a_key_whatever_the_settings_say(
     assert http.get("/v1/methods").status_code == status
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-forwarded-for": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}, {"x-real-ip": "127.0.0.1"}],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_what_a_proxy_on_this_machine_hands_on_needs_a_key(api: Api, headers: dict[str, str]) -> None:
+    problem(api.http.get("/v1/methods", headers=headers), 401, "unauthorized")
+
+
+def test_callers_that_are_not_on_this_machine_need_a_key(api: Api) -> None:
+    """As uvicorn tells of them when it trusts what a proxy says."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await api.http.app({**scope, "client": ("203.0.113.7", 5000)}, receive, send)  # type: ignore[operator]
+
+    http = TestClient(app, raise_server_exceptions=False)
+    assert http.get("/v1/methods").status_code == 401
+
+
 def test_a_database_that_is_away_is_503_and_not_a_wrong_key(serve: Callable[..., Keyed]) -> None:
     keyed = serve()
     key, _ = keyed.key("ann")

@@ -142,7 +142,8 @@ def test_streams_are_passed_on_piece_by_piece(api: Api, lines: Lines) -> None:
         async def receive() -> Any:
             await anyio.sleep_forever()
 
-        scope = {"type": "http", "method": "GET", "path": "/stream", "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "GET", "path": "/stream", "query_string": b""}
+        scope["headers"] = [(b"host", b"testserver")]
         await app(scope, receive, send)
         return found
 

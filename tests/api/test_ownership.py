@@ -103,6 +103,7 @@ NAMED = {
     ("GET", "/v1/datasets/{id}"),
     ("DELETE", "/v1/datasets/{id}"),
     ("GET", "/v1/jobs/{id}"),
+    ("DELETE", "/v1/jobs/{id}"),
     ("POST", "/v1/jobs/{id}/cancel"),
     ("GET", "/v1/jobs/{id}/deliveries"),
     ("GET", "/v1/jobs/{id}/events"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import socket
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from tests.api.serving import ServerProcess, server_process, until
+from tests.api.serving import ServerProcess, server_process, serving, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -58,16 +59,26 @@ def found(url: str) -> dict[str, Any]:
     return dict(resource)
 
 
-def break_off(url: str, file: Path, at: int, size: int) -> None:
-    """A PATCH that promises the rest of the file, and whose connection is gone after `size` bytes of it."""
+def break_off(
+    url: str, file: Path, at: int, size: int, *headers: str, method: str = "PATCH", stall: bool = False
+) -> bytes:
+    """A request that promises the rest of the file, and whose connection is gone after `size` bytes of it.
+
+    `stall`: it stays, and says no more; what the server answers to that.
+    """
     address = httpx.URL(url)
     content = file.read_bytes()[at:]
     with socket.create_connection((address.host, address.port or 0), timeout=20) as client:
         head = (
-            f"PATCH {address.path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {at}\r\n"
-            f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(content)}\r\n\r\n"
+            f"{method} {address.path} HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
+            f"Tus-Resumable: 1.0.0\r\nUpload-Offset: {at}\r\n"
+            f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(content)}\r\n"
         )
-        client.sendall(head.encode() + content[:size])
+        client.sendall((head + "".join(headers) + "\r\n").encode() + content[:size])
+        answer = b""
+        while stall and (more := client.recv(1 << 16)):
+            answer += more
+        return answer
 
 
 def test_tus_own_client_uploads_in_chunks_and_memory_stays_flat(
@@ -100,6 +111,36 @@ def test_what_came_before_the_connection_broke_is_kept(server: ServerProcess, tm
     assert resumed.offset == 4 * MIB + 17
     resumed.upload()
     assert found(upload.url)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_what_came_before_it_stalled_is_kept_unless_a_checksum_came_with_it(
+    tmp_path: Path, broker_url: str
+) -> None:
+    file = file_of(tmp_path, 4 * MIB)
+    with serving(ApiSettings(data_dir=tmp_path, broker_url=broker_url, body_seconds=0.3)) as server:
+        upload = uploader(server.url, file, chunk_size=100)
+        upload.upload_chunk()
+        answer = break_off(upload.url, file, 100, MIB + 17, stall=True)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"tus-resumable: 1.0.0" in answer.lower()
+        assert offset(upload.url) == MIB + 117
+        sum = f"Upload-Checksum: sha1 {base64.b64encode(hashlib.sha1(b'').digest()).decode()}\r\n"
+        answer = break_off(upload.url, file, MIB + 117, MIB, sum, stall=True)
+        assert answer.startswith(b"HTTP/1.1 408 ") and offset(upload.url) == MIB + 117
+        uploader(server.url, file, url=upload.url).upload()
+        assert found(upload.url)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_creation_whose_bytes_break_off_takes_nothing(tmp_path: Path, broker_url: str) -> None:
+    file = file_of(tmp_path, MIB)
+    metadata = ",".join(f"{key} {base64.b64encode(METADATA[key].encode()).decode()}" for key in METADATA)
+    more = f"Upload-Length: {MIB}\r\nUpload-Metadata: {metadata}\r\n"
+    with serving(ApiSettings(data_dir=tmp_path, broker_url=broker_url, body_seconds=0.3)) as server:
+        url = f"{server.url}/v1/uploads"
+        answer = break_off(url, file, 0, 1000, more, method="POST", stall=True)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        limits = httpx.get(f"{server.url}/v1/limits").json()
+        assert limits["stored_bytes"]["used"] == 0
+        assert not [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
 
 
 def test_an_upload_goes_on_in_any_process_also_after_its_own_was_killed(

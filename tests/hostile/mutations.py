@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import io
@@ -224,6 +225,12 @@ QUERIES = st.lists(
     ),
     max_size=4,
 )
+_BASE64 = st.one_of(st.binary(max_size=12).map(lambda data: base64.b64encode(data).decode()), _HEADER)
+METADATA = st.lists(st.tuples(st.sampled_from(["kind", "name", "a", ""]), _BASE64), max_size=4).map(
+    lambda pairs: ",".join(f"{key} {value}" for key, value in pairs)
+)
+CHECKSUMS = st.one_of(_HEADER, _BASE64.map(lambda text: "sha256 " + text))
+LENGTHS = st.one_of(_HEADER, st.integers(-1, 2**70).map(str))
 _BOUND = st.one_of(st.just(""), st.integers(0, 3000).map(str), st.integers(0, 2**70).map(str))
 RANGES = st.one_of(
     _HEADER,

@@ -6,7 +6,6 @@ that has a status; nothing else is ever raised.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +18,10 @@ from fastapi import Request
 from starlette.types import Message
 
 from api.errors import STATUS, ApiError
-from api.routes.artifacts import BlobResponse
 from api.schemas.uploads import CheckpointFields
+from api.services import tus
 from api.services.multipart import FormReader
+from api.services.ranges import asked_range
 from api.services.receive import receive
 from core.errors import InputError
 from core.evaluate.datasets import inspect_dataset
@@ -29,6 +29,7 @@ from core.networks.load import load_state_dict
 from store.blobs import LocalBlobs
 
 MAX_BYTES = 2000
+FILE_BYTES = 2500
 # A file of a few kilobytes may not become more than this.
 MOST_BYTES = 64 << 20
 
@@ -39,8 +40,6 @@ class Targets:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "input"
         self.blobs = LocalBlobs(folder / "blobs")
-        self.served = folder / "served"
-        self.served.write_bytes(bytes(range(250)) * 10)
 
     def checkpoint(self, data: bytes) -> str:
         self.file.write_bytes(data)
@@ -73,13 +72,22 @@ class Targets:
         return anyio.run(self._received, data, content_type, urlencode(query), splits)
 
     def range(self, value: str) -> str:
-        status, body = anyio.run(self._served, value)
-        assert status in (200, 206, 416), status
-        whole = self.served.read_bytes()
-        if status == 200:
-            assert body == whole
-        assert len(body) <= 2 * len(whole) + 200 * value.count(",") + 1000
-        return str(status)
+        try:
+            part = asked_range(value, FILE_BYTES)
+        except ApiError as error:
+            return _problem(error)
+        assert part is None or 0 <= part[0] < part[1] <= FILE_BYTES
+        return "whole" if part is None else "read"
+
+    def tus(self, metadata: str, checksum: str, length: str) -> str:
+        """What a resumable upload says in its headers."""
+        try:
+            assert all(isinstance(value, str) for value in tus.metadata(metadata).values())
+            tus.Checksum.of(checksum)
+            assert 0 <= tus.count({"Upload-Length": length}, "Upload-Length") < 2**63
+        except ApiError as error:
+            return _problem(error)
+        return "read"
 
     def _fed(self, pieces: Iterable[bytes]) -> tuple[Any, ...]:
         writers = []
@@ -133,27 +141,6 @@ class Targets:
             return _problem(error)
         finally:
             assert not list((self.blobs.root / "incoming").iterdir()), "something was kept"
-
-    async def _served(self, value: str) -> tuple[int, bytes]:
-        status, body = 0, bytearray()
-
-        async def send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            body.extend(message.get("body", b""))
-
-        async def never() -> Message:
-            await anyio.sleep_forever()
-            raise AssertionError
-
-        etag = hashlib.sha256(self.served.read_bytes()).hexdigest()
-        response = BlobResponse(self.served, headers={"ETag": f'"{etag}"'})
-        scope = {"type": "http", "method": "GET", "headers": [(b"range", value.encode("latin-1"))]}
-        try:
-            await response(scope, never, send)
-        except ApiError as error:
-            return int(STATUS[type(error)]), b""
-        return status, bytes(body)
 
 
 def _refused(error: InputError) -> str:

@@ -56,6 +56,12 @@ def test_uploads_of_any_type(
 
 
 @FEW
+@given(metadata=made.METADATA, checksum=made.CHECKSUMS, length=made.LENGTHS)
+def test_any_headers_of_tus(targets: Targets, metadata: str, checksum: str, length: str) -> None:
+    targets.tus(metadata, checksum, length)
+
+
+@FEW
 @given(value=made.RANGES)
 def test_any_range(targets: Targets, value: str) -> None:
     targets.range(value)

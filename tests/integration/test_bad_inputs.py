@@ -327,7 +327,7 @@ def test_a_compressed_body(world: World) -> None:
 def test_an_upload_that_breaks_off_leaves_nothing(world: World, form: bool) -> None:
     before = world.stored()
     query = "?architecture=cifar/resnet8" if not form else ""
-    head = f"POST /v1/checkpoints{query} HTTP/1.1\r\nHost: zsq\r\nContent-Length: 3000000\r\n"
+    head = f"POST /v1/checkpoints{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n"
     head += f"Content-Type: {FORM if form else OCTETS}\r\n\r\n"
     start = b"--b\r\n" + FILE.removesuffix(b"\r\n") if form else b""
     with socket.create_connection(("127.0.0.1", world.stack.port)) as connection:

@@ -38,6 +38,9 @@ def test_public_addresses_may_be_called(address: str) -> None:
         "2001:0:7f00:1::",  # Teredo
         "64:ff9b::7f00:1",  # NAT64 of 127.0.0.1
         "64:ff9b:1::1",
+        "3fff::1",
+        "192.88.99.1",
+        "168.63.129.16",
         "2001:db8::1",
     ],
 )

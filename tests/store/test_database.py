@@ -15,6 +15,21 @@ def test_postgresql_is_spoken_with_the_installed_driver() -> None:
         assert make_engine(f"{scheme}://u:p@host/db").url.drivername == "postgresql+psycopg"
 
 
+def test_a_server_that_vanishes_is_given_up_in_seconds(postgres_url: str) -> None:
+    database = Database(make_engine(postgres_url))
+    with database.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        used = driver.info.get_parameters()
+    database.dispose()
+    assert (used["keepalives_idle"], used["keepalives_interval"], used["keepalives_count"]) == (
+        "10",
+        "5",
+        "3",
+    )
+    assert used["tcp_user_timeout"] == "20000"
+
+
 def test_a_database_without_tables_answers_pings_and_no_questions(tmp_path: Path) -> None:
     database = Database(make_engine(f"sqlite:///{tmp_path / 'zsq.db'}"))
     database.ping()

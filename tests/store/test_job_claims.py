@@ -199,13 +199,15 @@ def test_wake_ups_are_for_jobs_that_could_run_now(database: Database) -> None:
     soon = utc_now() + timedelta(seconds=60)
     with database.write() as work:
         assert work.jobs.eligible_by_device() == {"any": 1, "gpu": 1}
-        assert work.jobs.forgotten(utc_now() - timedelta(seconds=60)) == [], "sent a moment ago"
-        assert set(work.jobs.forgotten(soon)) == {(forgotten, "any"), (on_gpu, "gpu")}
+        assert work.jobs.forgotten("any", utc_now() - timedelta(seconds=60)) == [], "sent a moment ago"
+        assert work.jobs.forgotten("any", soon) == [forgotten] and work.jobs.forgotten("gpu", soon) == [
+            on_gpu
+        ]
         work.jobs.mark_sent([forgotten])
         work.jobs.get(later).not_before = utc_now()  # type: ignore[union-attr]
         work.jobs.get(later).enqueued_at = None  # type: ignore[union-attr]
     with database.read() as work:
-        assert set(work.jobs.forgotten(utc_now() - timedelta(seconds=60))) == {(later, "any")}
+        assert work.jobs.forgotten("any", utc_now() - timedelta(seconds=60)) == [later]
 
 
 def test_jobs_of_an_owner_at_the_running_limit_are_not_sent_again(database: Database) -> None:
@@ -214,5 +216,5 @@ def test_jobs_of_an_owner_at_the_running_limit_are_not_sent_again(database: Data
     claimed(database)
     soon = utc_now() + timedelta(seconds=60)
     with database.read() as work:
-        assert work.jobs.eligible_by_device(1) == {} and not work.jobs.forgotten(soon, 1)
-        assert work.jobs.eligible_by_device(2) == {"any": 1} and len(work.jobs.forgotten(soon, 2)) == 1
+        assert work.jobs.eligible_by_device(1) == {} and not work.jobs.forgotten("any", soon, 1)
+        assert work.jobs.eligible_by_device(2) == {"any": 1} and len(work.jobs.forgotten("any", soon, 2)) == 1

@@ -139,7 +139,7 @@ def test_levels_are_ours_and_others_are_never_heard_below_info(log: Log) -> None
     log.configure("json", "debug")
     ours.debug("ours")
     logging.getLogger("python_multipart").debug("every byte of an upload")
-    logging.getLogger("celery.app.trace").info("Task zsq.sweep succeeded")
+    logging.getLogger("celery.app.trace").info("Task zsq.deliver succeeded")
     assert [line["message"] for line in log.lines()] == ["ours"]
     log.configure("json", "error")
     ours.warning("left out")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import json
 import logging
 import os
 import resource
 import signal
+import struct
+import sys
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from core.context import RunContext
+from core.context import Progress, RunContext
 from core.errors import CheckpointError, Diverged, HandedBack
 
 PREFIX = "tests.worker.doubles:"
@@ -213,6 +218,21 @@ def write_too_much(payload: dict[str, Any], context: RunContext) -> dict[str, An
     return {}
 
 
+def survive_the_file_limit(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Fails to save, goes on, and ends for a reason of its own."""
+    with context.phase("training"):
+        with contextlib.suppress(OSError):
+            (context.scratch / "state").write_bytes(bytes(3 << 20))
+        match payload["then"]:
+            case "hand back":
+                raise HandedBack("Handed back.")
+            case "diverge":
+                raise Diverged("The losses became infinite.")
+            case _:
+                context.step(1, 2)
+    raise KeyError("a bug")
+
+
 def import_what_is_not_installed(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     import a_package_that_nobody_has  # type: ignore[import-not-found]
 
@@ -268,3 +288,43 @@ def quantize_anew(payload: dict[str, Any], context: RunContext) -> dict[str, Any
     result = quantize(payload, context)
     Path(result["artifacts"][0]["path"]).write_bytes(os.urandom(1000))
     return result
+
+
+def say_much(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """So many bytes at once, as `kind` of message."""
+    text = "x" * payload["bytes"]
+    match payload["kind"]:
+        case "progress":
+            context.emit(Progress("training", 0.5, metrics={text: 1.0}))
+        case "saved":
+            _send({"saved": text})
+        case "log":
+            logging.getLogger("x" * payload["bytes"]).warning("\N{GRINNING FACE}" * payload["bytes"])
+        case "result":
+            return {"text": text}
+    return {}
+
+
+def _send(message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    os.write(_pipe(), struct.pack("!i", len(data)) + data)
+
+
+def say_half(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Tells how long its message is going to be, and then nothing of it; or dies, and leaves an heir."""
+    with context.phase("training"):
+        os.write(_pipe(), struct.pack("!i", 1000))
+        if payload.get("then") == "die" and os.fork() != 0:
+            os._exit(3)
+        _tell_pid(payload)
+        while True:
+            time.sleep(0.02)
+
+
+def _pipe() -> int:
+    """This child's end of what it tells its parent through."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and "connection" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    return int(frame.f_locals["connection"].fileno())

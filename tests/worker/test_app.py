@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from celery import Celery
 from celery.beat import Scheduler
 
 from store import queue
+from tests.worker.waiting import wait_for
+from tests.worker.world import World
 from worker.__main__ import ROLES
-from worker.app import app, devices_served, messages_waiting
+from worker.app import ThreadedSweep, app, devices_served, messages_waiting
 from worker.settings import WorkerSettings
 from worker.tasks import quantize
 
@@ -18,6 +26,26 @@ def test_every_message_has_a_handler_and_a_queue() -> None:
     for name in names - queues:
         assert name in app.tasks
         assert app.amqp.router.route({}, name)["queue"].name == queue.ROUTES[name]
+
+
+def test_a_control_worker_ends_when_told_also_while_the_broker_is_away(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "ZSQ_DATA_DIR": str(tmp_path),
+        "ZSQ_BROKER_URL": "redis://127.0.0.1:1/0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker", "control"], env=environment, stdout=out, stderr=out
+        )
+        try:
+            assert wait_for(lambda: b"celery.beat" in log.read_bytes(), 120), log.read_text()
+            worker.terminate()
+            assert worker.wait(60) is not None
+        finally:
+            worker.kill()
 
 
 def test_a_message_is_not_delivered_twice_while_the_longest_job_runs() -> None:
@@ -55,6 +83,29 @@ def test_collecting_is_due_at_the_start_and_then_after_its_interval() -> None:
     assert entry.is_due().is_due
     later = next(entry).is_due()
     assert not later.is_due and later.next > WorkerSettings().collect_seconds / 2
+
+
+@pytest.mark.parametrize("role", list(ROLES))
+def test_control_workers_sweep_beside_their_tasks(
+    role: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the tasks do: nothing here consumes the queue."""
+    heard = {name: app.amqp.queues[name] for name in ROLES[role].queues}
+    monkeypatch.setattr(app.amqp.queues, "_consume_from", heard)
+    monkeypatch.setattr("worker.app.services", lambda: world.services)
+    monkeypatch.setattr("worker.app.messages_waiting", lambda queue: 0)
+    job_id = world.job()
+    world.change(lambda work: work.jobs.claim(job_id, "a worker that died", -1))
+    assert ThreadedSweep in app.steps["worker"]
+    worker = SimpleNamespace(app=app, steps=[])
+    step = ThreadedSweep(worker)
+    assert step.include(worker) == (role == "control")
+    if role == "control":
+        step.start(worker)
+        assert wait_for(lambda: world.queue.sent == [("quantize", job_id)])
+        step.stop(worker)
+        assert not step.obj.running
+    assert world.look(job_id).status == ("queued" if role == "control" else "running")
 
 
 def test_jobs_may_start_processes() -> None:

@@ -4,8 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import pytest
@@ -178,8 +177,8 @@ def test_a_lost_attempt_leaves_no_orphan(world: World, monkeypatch: pytest.Monke
     original = LocalBlobs.put_file
     lost: list[int] = []
 
-    def lose_the_lease(self: LocalBlobs, path: Path) -> Any:
-        ref = original(self, path)
+    def lose_the_lease(self: LocalBlobs, file: BinaryIO) -> Any:
+        ref = original(self, file)
         if not lost:
             lost.append(world.look(job_id).fence)
             world.change(lambda work: work.jobs.hand_back(job_id, lost[0], 0.0))
@@ -201,8 +200,8 @@ def test_a_collector_that_is_quicker_than_the_end_of_a_job_does_no_harm(
     original = LocalBlobs.put_file
     collected: list[int] = []
 
-    def collect_at_once(self: LocalBlobs, path: Path) -> Any:
-        ref = original(self, path)
+    def collect_at_once(self: LocalBlobs, file: BinaryIO) -> Any:
+        ref = original(self, file)
         if not collected:
             collected.append(collect(with_grace(world.services, 0)))
         return ref

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from core.errors import Canceled, Diverged, HandedBack
-from store.errors import BlobMissing
+from store.errors import BlobCorrupt, BlobMissing, Unavailable
 from worker import failures
 
 
@@ -17,7 +17,7 @@ from worker import failures
         (MemoryError(), "out_of_memory", False),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory", False),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory", False),
-        (OSError(errno.ENOSPC, "No space left on device"), "internal_error", True),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full", True),
         (ImportError("No module named 'timm'"), "worker_broken", True),
         (HandedBack("Later."), "handed_back", False),
         (RuntimeError("shape mismatch at /some/path"), "internal_error", False),
@@ -28,6 +28,24 @@ def test_every_exception_has_a_code(error: Exception, code: str, retryable: bool
     found = failures.describe(error)
     assert (found["code"], found["retryable"]) == (code, retryable)
     assert "/some/path" not in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (Unavailable("away"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (ConnectionRefusedError(), True),
+        (ImportError("No module named 'timm'"), True),
+        (FileNotFoundError(errno.ENOENT, "what the child named"), False),
+        (KeyError("what the child left out"), False),
+        (BlobMissing("gone"), False),
+        (BlobCorrupt("other bytes"), False),
+    ],
+)
+def test_the_machines_failures_are_told_from_the_jobs(error: Exception, machine: bool) -> None:
+    assert failures.machine_at_fault(failures.from_around(error)) is machine
 
 
 def test_signals_are_named() -> None:

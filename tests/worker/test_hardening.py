@@ -48,6 +48,14 @@ def test_a_file_that_grows_too_large_is_told_clearly(tmp_path: Path, writer: str
     assert not outcome.failure["retryable"]
 
 
+@pytest.mark.parametrize(
+    ("then", "code"), [("hand back", "handed_back"), ("diverge", "diverged"), ("stumble", "internal_error")]
+)
+def test_a_file_limit_that_was_survived_explains_nothing(tmp_path: Path, then: str, code: str) -> None:
+    outcome = run(tmp_path, "survive_the_file_limit", {"then": then}, file_bytes=2 * MIB)
+    assert isinstance(outcome, Failed) and outcome.failure["code"] == code, outcome
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own protection")
 @pytest.mark.parametrize(
     "privileges", ["pass", "drop_capabilities()"], ids=["as it is", "without privileges"]

@@ -3,12 +3,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from core.spec import Limits
+from store.errors import Unavailable
 from store.tables import utc_now
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
@@ -175,6 +177,71 @@ def test_attempts_that_were_handed_back_do_not_count(world: World) -> None:
         run(world, "kill_itself")
         assert world.look(job_id).status == ("queued" if left else "failed")
         world.alter(job_id, not_before=None)
+
+
+class Pauses(threading.Event):
+    """Ends every wait at once, and remembers how long it would have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        return self.is_set()
+
+
+def test_an_outage_of_the_blob_store_does_not_fail_what_is_queued(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [world.job() for _ in range(7)]
+    pauses = Pauses()
+    world.services = replace(world.services, stopping=pauses)
+
+    def away() -> None:
+        raise Unavailable("The blob store cannot be reached. Try again soon.")
+
+    with monkeypatch.context() as outage:
+        during(world, outage, "local_path", away)
+        run(world, "quantize")
+        world.alter(ids[0], not_before=None, attempt=8, handbacks=8)
+        run(world, "quantize")
+    assert pauses.seconds == [1, 2, 4, 8, 16, 30, 30, 1]
+    jobs = [world.look(id) for id in ids]
+    assert [(job.status, job.attempt - job.handbacks) for job in jobs] == [("queued", 0)] * 7
+    waits = [(job.not_before - utc_now()).total_seconds() for job in jobs if job.not_before]
+    assert len(waits) == 7 and waits[0] > 2600 and max(waits[1:]) < 1300
+    told = world.change(lambda work: work.jobs.events(ids[1]))[-1].data
+    assert told["error"]["code"] == "service_unavailable" and told["handed_back"] is True
+    for id in ids:
+        world.alter(id, not_before=None)
+    run(world, "quantize")
+    assert {world.look(id).status for id in ids} == {"succeeded"}
+
+
+@pytest.mark.parametrize("double", ["fill_the_disk", "import_what_is_not_installed"])
+def test_a_machine_that_fails_its_jobs_claims_no_more_once_it_is_told_to_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch, double: str
+) -> None:
+    ids = [world.job() for _ in range(2)]
+    pauses = Pauses()
+    monkeypatch.setattr(pauses, "wait", lambda timeout: pauses.set())
+    world.services = replace(world.services, stopping=pauses)
+    run(world, double)
+    found = [(job.status, job.attempt, job.handbacks) for job in map(world.look, ids)]
+    assert found == [("queued", 1, 1), ("queued", 0, 0)]
+
+
+def test_what_every_machine_fails_ends_all_the_same(world: World) -> None:
+    job_id = world.job()
+    world.services = replace(world.services, stopping=Pauses())
+    world.alter(job_id, attempt=19, handbacks=19)
+    for handbacks, status in ((20, "queued"), (20, "queued"), (20, "queued"), (20, "failed")):
+        run(world, "fill_the_disk")
+        job = world.look(job_id)
+        assert (job.status, job.handbacks) == (status, handbacks)
+        world.alter(job_id, not_before=None)
+    assert job.error is not None and job.error["code"] == "disk_full"
 
 
 def test_time_counts_over_all_attempts(world: World) -> None:

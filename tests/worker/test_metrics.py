@@ -65,6 +65,7 @@ def test_a_job_that_succeeds(world: World) -> None:
 def test_crashes_retries_and_failures_by_code(world: World) -> None:
     job_id, counted = world.job(), Counted()
     for _ in range(3):
+        world.alter(job_id, not_before=None)
         run(world, job_id, "kill_itself")
     assert counted("zsq_job_attempts_total", method="minmax") == 3
     assert counted("zsq_job_queue_wait_seconds_count") == 1, "of the first attempt alone"
@@ -90,6 +91,7 @@ def test_cancel_handback_and_lost_leases(world: World) -> None:
     assert counted("zsq_job_attempt_seconds_count", method="minmax", outcome="lost") == 1
     sweep(world.services, lambda queue: 1, Reminders(60))
     assert counted("zsq_lease_losses_total") == 1
+    world.change(lambda work: work.jobs.request_cancel(lost))
 
     back = world.job()
     with running(world, back, "run_until_told"):

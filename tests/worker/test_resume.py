@@ -10,9 +10,11 @@ import pytest
 
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
+from store.job_repository import JobRepository
+from tests.store.blob_stores import damage
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
-from worker.resume import Keeper
+from worker.resume import MAX_COMPLAINTS, Keeper
 from worker.sweep import Reminders, sweep
 
 
@@ -63,6 +65,15 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_from_the_save_before(world:
 def test_what_cannot_be_found_any_more_means_to_start_anew(world: World) -> None:
     job_id = world.job()
     world.alter(job_id, resume_sha256="ab" * 32)
+    run(world, "say_where_it_began")
+    job = world.look(job_id)
+    assert (job.status, job.report) == ("succeeded", {"resumed": 0})
+
+
+def test_what_has_been_damaged_means_to_start_anew_too(world: World) -> None:
+    job_id, kept = world.job(), world.blob(b"8")
+    world.alter(job_id, resume_sha256=kept)
+    damage(world.services.blobs, kept)
     run(world, "say_where_it_began")
     job = world.look(job_id)
     assert (job.status, job.report) == ("succeeded", {"resumed": 0})
@@ -158,3 +169,37 @@ def test_a_worker_that_lost_its_job_stores_nothing(world: World, tmp_path: Path)
     with Keeper(world.services, stale, tmp_path) as keeper:
         keeper.offer(tmp_path / "kept-1")
     assert world.look(job_id).resume_sha256 is None and blobs(world) == before
+
+
+def test_the_job_is_not_locked_while_a_slow_store_takes_the_bytes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    commit, keep = LocalBlobWriter.commit, JobRepository.keep
+
+    def committing(self: LocalBlobWriter) -> Any:
+        done.append("commit")
+        return commit(self)
+
+    def keeping(self: JobRepository, *rest: Any) -> Any:
+        done.append("keep")
+        return keep(self, *rest)
+
+    monkeypatch.setattr(LocalBlobWriter, "commit", committing)
+    monkeypatch.setattr(JobRepository, "keep", keeping)
+    job_id = world.job()
+    done.clear()
+    (tmp_path / "kept-1").write_text("1")
+    with Keeper(world.services, claimed(world, job_id), tmp_path) as keeper:
+        keeper.offer(tmp_path / "kept-1")
+    assert done == ["commit", "keep"] and content(world, job_id) == b"1"
+
+
+def test_who_names_wrong_files_without_end_does_not_fill_the_log(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Keeper(world.services, claimed(world, world.job()), tmp_path) as keeper:
+        for number in range(3 * MAX_COMPLAINTS):
+            keeper._complain(f"wrong-{number}" * 1000)
+    assert len(caplog.messages) == MAX_COMPLAINTS + 1
+    assert max(map(len, caplog.messages)) < 400

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,46 @@ def test_the_deadline_holds_for_the_deaf_too(supervised: Supervised, double: str
     outcome = supervised.run(double, seconds=0.5, grace=0.2)
     assert failed(outcome) == "deadline_exceeded"
     assert isinstance(outcome, Failed) and outcome.failure["field"] == "limits.seconds"
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "code"),
+    [
+        ("progress", 2**17, "message_too_large"),
+        ("saved", 2**17, "message_too_large"),
+        ("result", 9 * 2**20, "message_too_large"),
+        ("result", 2**20, None),
+        ("log", 2**17, None),
+    ],
+)
+def test_what_a_child_says_at_once_is_bounded(
+    supervised: Supervised, kind: str, size: int, code: str | None
+) -> None:
+    outcome = supervised.run("say_much", {"kind": kind, "bytes": size})
+    assert (outcome.failure["code"] if isinstance(outcome, Failed) else None) == code
+
+
+def test_half_a_message_does_not_hold_up_the_deadline(supervised: Supervised) -> None:
+    assert failed(supervised.run("say_half", seconds=0.5, grace=0.2)) == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("reason", [Stop.LOST, Stop.CANCELED, Stop.HANDED_BACK])
+def test_half_a_message_holds_up_nobody_who_wants_the_child_to_end(
+    supervised: Supervised, reason: Stop
+) -> None:
+    supervised.reason = reason
+    assert supervised.run("say_half", grace=0.2, hand_back=0.2) == Stopped(reason)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hear")]
+
+
+def test_a_child_whose_own_child_keeps_the_pipe_has_ended(supervised: Supervised, tmp_path: Path) -> None:
+    heir = tmp_path / "heir"
+    try:
+        outcome = supervised.run("say_half", {"then": "die", "pid_file": str(heir)}, seconds=600)
+        assert failed(outcome) == "worker_crashed"
+    finally:
+        assert wait_for(heir.exists, 60)
+        os.kill(int(heir.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("hand_back", [0.2, 300])

@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from store import job_claims
+from store.job_claims import JobClaims
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from store.tables import utc_now
 from tests.worker.world import World
@@ -38,6 +40,30 @@ def test_no_more_is_sent_than_jobs_lack_messages(world: World) -> None:
     assert world.queue.sent == [("quantize", ids[0]), ("quantize on gpu", on_gpu)]
     sweep(world.services, lambda queue: 0, Reminders(60))
     assert world.queue.sent[2:] == [("quantize", id) for id in ids[1:]], "those that were not sent just now"
+
+
+def test_many_jobs_of_one_device_do_not_hide_those_of_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_claims, "_WAKE_UPS_AT_ONCE", 2)
+    for _ in range(3):
+        world.job()
+    on_gpu = world.job(device="gpu")
+    age(world)
+    sweep(world.services, {ANY_QUEUE: 3, GPU_QUEUE: 0}.__getitem__, Reminders(60))
+    assert world.queue.sent == [("quantize on gpu", on_gpu)]
+
+
+def test_a_job_whose_time_comes_during_the_sweep_does_not_stop_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.job()
+    on_gpu = world.job(device="gpu")
+    age(world)
+    # As if the first one had not been due yet when they were counted.
+    monkeypatch.setattr(JobClaims, "eligible_by_device", lambda jobs, limit: {"gpu": 1})
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.queue.sent == [("quantize on gpu", on_gpu)]
 
 
 def test_a_job_is_sent_when_its_time_has_come(world: World) -> None:

@@ -36,6 +36,12 @@ def test_an_upload_is_kept_hashed_and_announced(api: Api) -> None:
     assert api.queued()[CONTROL_QUEUE] == 1
 
 
+def test_a_form_with_fields_in_the_query_is_refused_and_not_half_read(api: Api) -> None:
+    response = api.http.post("/v1/checkpoints?name=mine", files={"file": b"weights"}, data=FORM)
+    problem(response, 422, "validation_error", field="name")
+    assert api.stored_files() == []
+
+
 @pytest.mark.parametrize("sent", ["cat, dog", '["cat", "dog"]'])
 def test_class_names_come_as_a_comma_list_or_a_json_array(api: Api, sent: str) -> None:
     response = post(api, classes=sent, num_classes="2")

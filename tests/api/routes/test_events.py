@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
 from api.services.events import stream
@@ -166,6 +167,7 @@ def test_many_streams_cost_one_query_and_none_when_they_are_closed(
     coming = [parsed(client.__enter__().iter_lines()) for client in clients]
     for each in coming:
         assert next(each).data["status"] == "queued"
+    assert REGISTRY.get_sample_value("zsq_event_streams") == len(clients)
     settled = len(polls) + 1  # the streams have read their first events
     until(lambda: len(polls) >= settled + 4)
     own = polls[settled : settled + 4]
@@ -176,6 +178,7 @@ def test_many_streams_cost_one_query_and_none_when_they_are_closed(
         client.__exit__(None, None, None)
     until(lambda: not served.hub._watches)
     assert not served.hub._wanted.is_set()
+    until(lambda: REGISTRY.get_sample_value("zsq_event_streams") == 0)
 
 
 def test_what_is_not_there_or_anothers_is_404(served: Served) -> None:
@@ -239,6 +242,27 @@ def test_comments_pass_the_time(tmp_path: Path) -> None:
 
     got = asyncio.run(run())
     assert got[0].startswith("retry: ") and "event: status" in got[1] and len(got) == 3
+
+
+def test_a_stream_ends_with_the_key_that_it_was_opened_with(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'zsq.db'}"
+    upgrade(url)
+    database = Database(make_engine(url))
+    id = queued_job(database)
+    with database.write() as work:
+        key, _ = work.keys.create("local", None, None)
+
+    async def run() -> int:
+        hub, comments = Hub(database), 0
+        async with hub.running():
+            async for chunk in stream(hub, database, id, 0, key_id=key.id, heartbeat=0.05, key_seconds=0.02):
+                comments += chunk.startswith(b": ")
+                if comments == 1:  # it has been looked at, and was good
+                    with database.write() as work:
+                        work.keys.revoke(key.id)
+            return comments
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) >= 1
 
 
 def test_a_stream_outlives_the_database(served: Served) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from api.deps import Caller
 from api.services import resumable
 from store.queue import CONTROL_QUEUE
 from store.tables import PartialUpload, utc_now
-from tests.api.conftest import Api
+from tests.api.conftest import Api, Keyed
 from tests.api.problems import problem
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -50,7 +52,7 @@ def where(api: Api, url: str) -> int:
 
 
 def test_the_parts_become_the_checkpoint_that_a_plain_upload_makes(api_on: Api) -> None:
-    before = api_on.queued()[CONTROL_QUEUE]
+    before = api_on.queued().get(CONTROL_QUEUE, 0)
     response = begin(api_on, name="mine", classes='["a, b", "Käfer"]')
     url = response.headers["location"]
     assert response.headers["tus-resumable"] == "1.0.0" and response.headers["upload-offset"] == "0"
@@ -65,7 +67,7 @@ def test_the_parts_become_the_checkpoint_that_a_plain_upload_makes(api_on: Api) 
     assert (found["name"], found["classes"], found["state"]) == ("mine", ["a, b", "Käfer"], "pending")
     [stored] = api_on.stored_files()  # the parts are gone
     assert stored.read_bytes() == CONTENT
-    assert api_on.queued()[CONTROL_QUEUE] == before + 1
+    assert api_on.queued().get(CONTROL_QUEUE, 0) == before + 1
     shown = api_on.http.get(url).json()
     assert (shown["state"], shown["resource_id"]) == ("complete", found["id"])
     assert shown["links"]["resource"] == answer.headers["zsq-resource"]
@@ -91,6 +93,33 @@ def test_the_first_bytes_may_come_with_the_creation(api: Api) -> None:
     whole = api.http.post("/v1/uploads", headers=sent, content=b"weights")
     assert whole.status_code == 201
     assert whole.headers["zsq-resource"] == f"/v1/checkpoints/{api.upload()['id']}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Upload-Checksum": f"sha1 {base64.b64encode(b'x' * 20).decode()}"}, 460),
+        ({"Upload-Checksum": "md5 eA=="}, 400),
+        ({"Upload-Length": "6"}, 413),
+        ({"Content-Encoding": "gzip"}, 415),
+    ],
+)
+def test_a_creation_whose_bytes_are_refused_takes_nothing(
+    api: Api, headers: dict[str, str], status: int
+) -> None:
+    sent = {**PART, "Upload-Length": "7", "Upload-Metadata": metadata(**FIELDS), **headers}
+    assert api.http.post("/v1/uploads", headers=sent, content=b"weights").status_code == status
+    assert api.http.get("/v1/limits").json()["stored_bytes"]["used"] == 0
+
+
+def test_a_creation_beside_too_many_uploads_takes_nothing(serve: Callable[..., Keyed]) -> None:
+    keyed = serve(owner_uploads=1)
+    sent = {**PART, "Upload-Length": "7", "Upload-Metadata": metadata(**FIELDS)}
+    with keyed.calling_as("ann"):
+        with keyed.resources.access.uploads.one("ann"):
+            response = keyed.http.post("/v1/uploads", headers=sent, content=b"weights")
+        problem(response, 429, "too_many_uploads")
+        assert keyed.http.get("/v1/limits").json()["stored_bytes"]["used"] == 0
 
 
 def test_what_the_client_said_of_the_file_comes_back(api: Api) -> None:
@@ -161,6 +190,7 @@ def test_bytes_go_nowhere_else(api: Api) -> None:
     problem(api.http.patch(url, headers=PART, content=b"5"), 400, "malformed_request")
     kind = {"Content-Type": "application/octet-stream"}
     problem(send(api, url, 4, b"5", **kind), 415, "unsupported_media_type")
+    problem(send(api, url, 4, b"5", **{"Content-Encoding": "gzip"}), 415, "unsupported_media_type")
     problem(api.http.patch(url, content=b"5"), 412, "unsupported_tus_version")
     assert where(api, url) == 4 and len(api.stored_files()) == 1
     problem(send(api, "/v1/uploads/up_none", 0, b"1"), 404, "not_found")
@@ -235,7 +265,10 @@ def test_many_that_ask_for_the_end_get_one_checkpoint(api_on: Api, monkeypatch: 
     url = crashed_between(api_on, monkeypatch, "put")
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: send(api_on, url, len(CONTENT), b""), range(6)))
-    assert len({answer.headers["zsq-resource"] for answer in answers}) == 1
+    assert {answer.status_code for answer in answers} == {204}
+    # Who asks while another request joins is told nothing yet.
+    named = {answer.headers.get("zsq-resource") for answer in answers} - {None}
+    assert named == {send(api_on, url, len(CONTENT), b"").headers["zsq-resource"]}
     assert len(api_on.stored_files()) == 1
 
 
@@ -244,7 +277,36 @@ def test_a_join_under_way_is_not_begun_again_by_who_looks(api: Api, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(resumable, "_joining", {url.rpartition("/")[2]})
         assert api.http.get(url).json()["state"] == "joining"
+        again = send(api, url, len(CONTENT), b"")
+        assert again.status_code == 204 and "zsq-resource" not in again.headers
     assert api.http.get(url).json()["state"] == "complete"
+
+
+@pytest.mark.parametrize("asks", ["PATCH", "GET"])
+def test_who_comes_second_to_the_end_finds_what_the_first_made(
+    api_on: Api, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    url = crashed_between(api_on, monkeypatch, "put")
+    id, joined = url.rpartition("/")[2], resumable._joined
+
+    def overtaken(*arguments: Any) -> Any:
+        """Another process begins and ends between this one's look at the parts and their opening."""
+        monkeypatch.setattr(resumable, "_joined", joined)
+        resumable.finish(api_on.resources, Caller("local"), id)
+        return joined(*arguments)
+
+    monkeypatch.setattr(resumable, "_joined", overtaken)
+    answer = send(api_on, url, len(CONTENT), b"") if asks == "PATCH" else api_on.http.get(url)
+    assert answer.status_code == (204 if asks == "PATCH" else 200), answer.text
+    [row] = api_on.http.get("/v1/checkpoints").json()["items"]
+    assert api_on.http.get(url).json()["resource_id"] == row["id"]
+
+
+def test_parts_that_are_lost_are_no_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = crashed_between(api, monkeypatch, "put")
+    for path in api.stored_files():
+        path.unlink()
+    problem(send(api, url, len(CONTENT), b""), 500, "blob_missing")
 
 
 def test_what_is_given_up_leaves_nothing(api_on: Api) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from store.blobs.local import LocalBlobWriter
 from tests.api.conftest import Api, Keyed
 from tests.api.problems import problem
 
@@ -49,6 +50,37 @@ def test_what_is_announced_as_too_much_is_refused_before_it_is_stored(
         response = keyed.http.post(RAW, content=b"x" * 2_000_000, headers=STREAM)
     problem(response, 413, "quota_exceeded")
     assert opened == []
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_what_announces_nothing_is_refused_as_it_streams(
+    serve: Callable[..., Keyed], monkeypatch: pytest.MonkeyPatch, form: bool
+) -> None:
+    keyed = serve(owner_stored_bytes=3_000_000)
+    written: list[int] = []
+    write = LocalBlobWriter.write
+
+    def counted(self: LocalBlobWriter, data: bytes | memoryview) -> None:
+        written.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(LocalBlobWriter, "write", counted)
+
+    def body() -> Iterator[bytes]:
+        for name in ("file", "dataset"):
+            if form:
+                yield f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'.encode()
+            for _ in range(20):
+                yield b"x" * 100_000
+            yield b"\r\n" if form else b""
+        yield b"--b--\r\n"
+
+    url, kind = ("/v1/quantize", "multipart/form-data; boundary=b") if form else (RAW, STREAM["content-type"])
+    with keyed.calling_as("ann"):
+        response = keyed.http.post(url, content=body(), headers={"content-type": kind})
+    problem(response, 413, "quota_exceeded")
+    assert sum(written) < 3_100_000, "two files of 2 MB each are more, taken together"
+    assert keyed.stored_files() == []
 
 
 def test_uploads_at_the_same_time_cannot_pass_the_quota(

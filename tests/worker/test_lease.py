@@ -1,0 +1,35 @@
+"""A lease runs out by the clock, whatever the database does."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from store.job_claims import Claim
+from tests.worker.waiting import wait_for
+from tests.worker.world import World
+from worker.lease import Lease
+
+
+def test_a_beat_that_never_returns_loses_the_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = world.job()
+    claim = world.change(lambda work: work.jobs.claim(job_id, "w", 30))
+    assert isinstance(claim, Claim)
+    hangs, answers = threading.Event(), threading.Event()
+    original = type(world.services.database).write
+
+    def write(self: Any) -> Any:
+        hangs.set()
+        assert answers.wait(60)
+        return original(self)
+
+    monkeypatch.setattr(type(world.services.database), "write", write)
+    with Lease(world.services.database, claim, lease_seconds=0.2, every=0.05) as lease:
+        try:
+            assert hangs.wait(60)
+            assert wait_for(lambda: lease.lost, 30)
+        finally:
+            answers.set()
+    assert lease.lost, "it stays so, though the answer came after all"
