@@ -10,11 +10,10 @@ from faults.cluster import Cluster
 from faults.process import wait_for
 from faults.records import Records
 
-MAX_ATTEMPTS = 3
 ARTIFACTS = frozenset({"model.onnx", "report.json", "samples.png", "student.safetensors"})
 
 
-def broken_by(records: Records, job_id: str) -> list[str]:
+def broken_by(records: Records, job_id: str, max_attempts: int) -> list[str]:
     """What an ended job breaks of: ended once, clear code or all artifacts, attempts bounded."""
     job, events = records.job(job_id), records.events(job_id)
     ends = [event.value for event in events if event.ends]
@@ -22,7 +21,7 @@ def broken_by(records: Records, job_id: str) -> list[str]:
     if ends != [job.status]:
         broken.append(f"{job_id} is {job.status}, and its events tell of these ends: {ends}")
     starts = [event for event in events if event.kind == "status" and event.value == "running"]
-    if job.attempt > MAX_ATTEMPTS:
+    if job.attempt > max_attempts:
         broken.append(f"{job_id} was started {job.attempt} times")
     if len(starts) < 1 and job.status == "succeeded":
         broken.append(f"{job_id} succeeded without having begun")

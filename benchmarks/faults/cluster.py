@@ -28,6 +28,7 @@ START_SECONDS = 180.0
 SETTINGS = {
     "ZSQ_LEASE_SECONDS": "6",
     "ZSQ_HEARTBEAT_SECONDS": "1",
+    "ZSQ_MAX_ATTEMPTS": "3",
     "ZSQ_SWEEP_SECONDS": "1",
     "ZSQ_RETRY_SECONDS": "0.5",
     "ZSQ_RETRY_MAX_SECONDS": "2",
@@ -62,6 +63,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="zsq-cluster-"))
         self._launcher = ThreadPoolExecutor(1, "launcher")
         self._env = _clean_environment() | SETTINGS | dict(settings or {})
+        self.max_attempts = int(self._env["ZSQ_MAX_ATTEMPTS"])
         self.heartbeat_seconds = float(self._env["ZSQ_HEARTBEAT_SECONDS"])
         self.postgres: Postgres | None = None
         self.s3: Process | None = None

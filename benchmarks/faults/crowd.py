@@ -139,10 +139,12 @@ def _count(crowd: Crowd, cluster: Cluster, ids: dict[int, str], made: dict[str, 
         job = records.job(id)
         crowd.attempts[job.attempt] += 1
         crowd.ends[job.status if job.error is None else f"{job.status}: {job.error.get('code')}"] += 1
-        crowd.broken += claims.broken_by(records, id)
+        crowd.broken += claims.broken_by(records, id, cluster.max_attempts)
         if job.status == "succeeded":
             sums.add(records.artifacts(id).get("report.json"))
     crowd.results = len(sums)
+    if crowd.results != crowd.jobs:
+        crowd.broken.append(f"{crowd.jobs} jobs were asked for, {crowd.results} have a result of their own")
     crowd.broken += claims.no_process_is_left(cluster)
 
 

@@ -115,7 +115,11 @@ class Matrix:
 
     def _broken(self, job: str, others: Sequence[str]) -> list[str]:
         return [
-            *(broken for id in (job, *others) for broken in claims.broken_by(self._records, id)),
+            *(
+                broken
+                for id in (job, *others)
+                for broken in claims.broken_by(self._records, id, self._cluster.max_attempts)
+            ),
             *claims.files_are_whole(self._caller, self._records, job),
             *claims.no_process_is_left(self._cluster),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Process:
         self._command, self._env, self._folder = list(command), dict(env), folder
         self._launcher = launcher
         self._process: subprocess.Popen[bytes] | None = None
-        self._sessions: list[int] = []
+        self._dead: dict[int, float] = {}
 
     @property
     def pid(self) -> int:
@@ -70,13 +71,12 @@ class Process:
                 cwd=self._folder,
                 start_new_session=True,
             ).result()
-        self._sessions.append(self.pid)
 
     def kill(self) -> None:
         """SIGKILL to the process alone; returns when it is dead."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait()
+        self._reap(None)
 
     def terminate(self) -> None:
         """Asks it to end; returns at once."""
@@ -88,16 +88,20 @@ class Process:
         self.terminate()
         if self._process is not None:
             try:
-                self._process.wait(seconds)
+                self._reap(seconds)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self.kill()
         for process in self.left_over():
             process.kill()
 
+    def _reap(self, seconds: float | None) -> None:
+        assert self._process is not None
+        self._process.wait(seconds)
+        self._dead.setdefault(self.pid, time.time())
+
     def members(self) -> list[psutil.Process]:
         """All living processes of its present session, itself first."""
-        return in_sessions({self.pid})
+        return in_sessions({self.pid: math.inf})
 
     def children(self) -> list[psutil.Process]:
         """The processes that run jobs: children of its forkserver, and nothing else's."""
@@ -105,8 +109,7 @@ class Process:
 
     def left_over(self) -> list[psutil.Process]:
         """What its dead incarnations left alive."""
-        dead = set(self._sessions[:-1]) if self.running else set(self._sessions)
-        return in_sessions(dead)
+        return in_sessions(self._dead)
 
     def freeze(self) -> list[psutil.Process]:
         """SIGSTOP to the process and everything that it has started; returns them for `thaw`."""
@@ -127,15 +130,20 @@ def thaw(processes: Sequence[psutil.Process]) -> None:
             process.resume()
 
 
-def in_sessions(leaders: set[int]) -> list[psutil.Process]:
-    """The living processes of these sessions, the oldest first; zombies are not alive."""
+def in_sessions(leaders: Mapping[int, float]) -> list[psutil.Process]:
+    """The living processes of these sessions, by their numbers; zombies are not alive.
+
+    Each leader with the time of its death: its number is given to strangers later, who begin after it.
+    """
     found = []
-    for pid in psutil.pids():
+    for pid in psutil.pids() if leaders else []:
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess, PermissionError):
-            if leaders and os.getsid(pid) in leaders:
-                process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+            ended = leaders.get(os.getsid(pid))
+            if ended is None:
+                continue
+            process = psutil.Process(pid)
+            if process.create_time() <= ended and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return sorted(found, key=lambda process: process.pid)
 
 

@@ -65,7 +65,7 @@ def run(cluster: Cluster, caller: Caller, inputs: work.Inputs, steps: int) -> Re
         found.broken.append("another result")
     if found.broken_off["attempt"] != 2:
         found.broken.append(f"{found.broken_off['attempt']} attempts")
-    found.broken += claims.broken_by(cluster.records, id)
+    found.broken += claims.broken_by(cluster.records, id, cluster.max_attempts)
     found.broken += claims.no_process_is_left(cluster)
     return found
 

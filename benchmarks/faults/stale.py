@@ -63,7 +63,7 @@ def run(
     found.attempts = int(before["row"]["attempt"])
     if found.attempts < 2 or before["row"]["worker"].endswith(f":{sleeper.pid}"):
         found.broken.append("the sleeping worker did the job itself: nothing is shown")
-    found.broken += claims.broken_by(cluster.records, id)
+    found.broken += claims.broken_by(cluster.records, id, cluster.max_attempts)
     found.broken += claims.no_process_is_left(cluster)
     # It must be of use again.
     follower = [caller.submit(inputs.job(work.training(1))) for _ in cluster.workers]

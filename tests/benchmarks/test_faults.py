@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,6 +66,25 @@ def test_every_pair_is_a_cell_or_says_why_it_is_none(kill_matrix: ModuleType) ->
     pairs = {(target, phase) for target in kill_matrix.TARGETS for phase in kill_matrix.PHASES}
     assert set(kill_matrix.CELLS) | set(kill_matrix.NOT_VALID) == pairs
     assert not set(kill_matrix.CELLS) & set(kill_matrix.NOT_VALID)
+
+
+def test_a_session_is_known_until_its_number_is_given_away() -> None:
+    """What would be killed as left over must be none of a stranger's processes."""
+    process = importlib.import_module("faults.process")
+    code = "import subprocess; subprocess.run(['sleep', '60'])"
+    leader = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        process.wait_for(lambda: len(process.in_sessions({leader.pid: math.inf})) == 2, 30, "both run")
+        began = psutil.Process(leader.pid).create_time()
+        assert process.in_sessions({leader.pid: began - 1}) == []
+        leader.kill()
+        leader.wait()
+        (left,) = process.in_sessions({leader.pid: time.time()})
+        assert left.name() == "sleep"
+    finally:
+        for each in process.in_sessions({leader.pid: math.inf}):
+            each.kill()
+        leader.wait()
 
 
 def test_a_section_made_again_replaces_its_old_self_and_no_other() -> None:
