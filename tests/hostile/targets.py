@@ -21,6 +21,7 @@ from api.errors import STATUS, ApiError
 from api.schemas.uploads import CheckpointFields
 from api.services import tus
 from api.services.multipart import FormReader
+from api.services.quota import Room
 from api.services.ranges import asked_range
 from api.services.receive import receive
 from core.errors import InputError
@@ -29,6 +30,8 @@ from core.networks.load import load_state_dict
 from store.blobs import LocalBlobs
 
 MAX_BYTES = 2000
+# More than some of the forms take, less than others.
+ROOM = Room(used=0, allowed=1000)
 FILE_BYTES = 2500
 # A file of a few kilobytes may not become more than this.
 MOST_BYTES = 64 << 20
@@ -134,7 +137,7 @@ class Targets:
         }
         request = Request(scope, next_message)
         try:
-            async with receive(request, self.blobs, CheckpointFields, MAX_BYTES) as received:
+            async with receive(request, self.blobs, CheckpointFields, MAX_BYTES, ROOM) as received:
                 assert 0 < received.files["file"].size <= MAX_BYTES
                 return "read"
         except ApiError as error:
