@@ -11,6 +11,7 @@ from typing import Any
 from store.database import UnitOfWork
 from store.errors import StoreError
 from store.job_claims import Claim
+from store.naming import hold_blobs
 from store.tables import Artifact
 from worker import metrics, observe
 from worker.child import Order
@@ -22,7 +23,7 @@ from worker.resume import Keeper, release_ended
 from worker.runner import run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
-from worker.workspace import Workspace, hold_blobs, workspace
+from worker.workspace import Workspace, workspace
 
 ENTRY = "worker.entries:quantize"
 _WRITE_TRIES = 5

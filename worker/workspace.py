@@ -6,8 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,37 +14,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.errors import RunError
-from store.blobs import BlobStore, verify_file
-from store.database import UnitOfWork
-from store.errors import StoreError
+from store.blobs import BlobRef, BlobStore, verify_file
+from store.errors import StoreError, Unavailable
 from store.tables import Artifact
 from worker.held import Held, hold
+from worker.patience import patiently
+from worker.plain_files import open_plain
 
 _LOCK = ".lock"
 
 log = logging.getLogger(__name__)
 
 
-def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Callable[[], BinaryIO]]) -> None:
-    """Until the transaction ends, nobody deletes these blobs: the rows that name them may be added.
-
-    `files` opens the bytes by their sha256, for a blob that the collector was quicker to delete.
-    """
-    work.lock_blob(*files)
-    for sha256, opened in files.items():
-        if not blobs.exists(sha256):
-            with opened() as source:
-                blobs.put_file(source)
-
-
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """`published` opens the files that were stored, by their sha256. `folder` is a descriptor of `output`,
+    """`published` stores a file once more, by its sha256. `folder` is a descriptor of `output`,
     from before anybody could put something else in its place."""
 
     root: Path
     folder: int
-    published: dict[str, Callable[[], BinaryIO]] = field(default_factory=dict)
+    published: dict[str, Callable[[], BlobRef]] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -86,8 +74,9 @@ class Workspace:
     ) -> list[Artifact] | None:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
-        The child named the files, and the child has read strangers' bytes: only plain files in
-        `output` itself are taken. Raises RunError for others.
+        A store that is away is borne for a while; then it raises Unavailable. The child named the files, and
+        the child has read strangers' bytes: only plain files in `output` itself are taken. Raises RunError
+        for others.
         """
         artifacts = []
         for file in files:
@@ -96,10 +85,11 @@ class Workspace:
             name, path = str(file["name"]), Path(str(file["path"]))
             if path.parent != self.output or Path(name).name != name:
                 raise _no_such(name)
-            opened = partial(self._open, path.name, name)
-            with opened() as source:
-                blob = blobs.put_file(source)
-            self.published[blob.sha256] = opened
+            store = partial(self._store, blobs, path.name, name)
+            blob = patiently(store, Unavailable, f"could not store {name[:100]!r}", go_on)
+            if blob is None:
+                return None
+            self.published[blob.sha256] = store
             artifacts.append(
                 Artifact(
                     name=name,
@@ -110,17 +100,16 @@ class Workspace:
             )
         return artifacts
 
+    def _store(self, blobs: BlobStore, file: str, name: str) -> BlobRef:
+        with self._open(file, name) as source:
+            return blobs.put_file(source)
+
     def _open(self, file: str, name: str) -> BinaryIO:
         """Raises RunError for what is no plain file, whatever the child made of it and of its folder."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            source = os.fdopen(os.open(file, flags, dir_fd=self.folder), "rb")
+            return open_plain(file, self.folder)
         except (OSError, ValueError) as reason:
             raise _no_such(name) from reason
-        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            source.close()
-            raise _no_such(name)
-        return source
 
 
 def _no_such(name: str) -> RunError:

@@ -49,3 +49,10 @@ def queued_job(database: Database, *, state: str = "ready", **values: Any) -> st
     with database.write() as work:
         row = work.checkpoints.add(checkpoint(state=state))
         return work.jobs.add(job(row.id, **values)).id
+
+
+def get_job(database: Database, id: str) -> Job:
+    with database.read() as work:
+        row = work.jobs.get(id)
+    assert row is not None
+    return row

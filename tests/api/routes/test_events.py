@@ -20,9 +20,10 @@ from store.database import Database, make_engine
 from store.migrate import upgrade
 from tests.api.conftest import Api
 from tests.api.problems import problem
-from tests.api.serving import Served, server_process, serving, until
+from tests.api.serving import Served, server_process, serving
 from tests.api.sse import Event, parsed
 from tests.store.rows import queued_job
+from tests.waiting import until
 
 FAILURE = {"code": "diverged", "detail": "It diverged.", "retryable": False, "field": None}
 

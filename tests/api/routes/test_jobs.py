@@ -10,8 +10,6 @@ from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from tests.api.conftest import Api
 from tests.api.problems import problem
 
-W4A4 = {"weight": 4, "activation": 4}
-
 
 def ready_checkpoint(api: Api) -> str:
     id: str = api.upload()["id"]
