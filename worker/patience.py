@@ -20,17 +20,17 @@ def patiently(
     borne: type[Exception],
     complaint: str,
     go_on: Callable[[], bool] = lambda: True,
-) -> _Result | None:
+) -> _Result:
     """What `do` returns, tried again after each of the pauses while it raises what is `borne`.
 
-    None when `go_on`, which is asked after each pause, says no.
+    Raises that after the last one, or as soon as `go_on`, which is asked after each, says no.
     """
     for pause in PAUSES:
         try:
             return do()
         except borne:
             log.warning("%s; trying again in %g s", complaint, pause, exc_info=True)
-        time.sleep(pause)
-        if not go_on():
-            return None
+            time.sleep(pause)
+            if not go_on():
+                raise
     return do()

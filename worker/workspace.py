@@ -86,8 +86,11 @@ class Workspace:
             if path.parent != self.output or Path(name).name != name:
                 raise _no_such(name)
             store = partial(self._store, blobs, path.name, name)
-            blob = patiently(store, Unavailable, f"could not store {name[:100]!r}", go_on)
-            if blob is None:
+            try:
+                blob = patiently(store, Unavailable, f"could not store {name[:100]!r}", go_on)
+            except Unavailable:
+                if go_on():
+                    raise
                 return None
             self.published[blob.sha256] = store
             artifacts.append(

@@ -50,16 +50,17 @@ def others_write(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Da
     return after_commits(monkeypatch, blobs, write)
 
 
-def deleted_once(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> list[str]:
-    """Somebody deletes every blob that has no row yet, once, as soon as it is there."""
+def deleted_once(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> set[str]:
+    """Somebody deletes every blob as soon as it is there, before it has a row; those, each of them once."""
     deleted = set[str]()
 
     def delete(sha256: str) -> None:
         if sha256 not in deleted:
             deleted.add(sha256)
-            delete_unused(database, blobs, sha256)
+            assert delete_unused(database, blobs, sha256)
 
-    return after_commits(monkeypatch, blobs, delete)
+    after_commits(monkeypatch, blobs, delete)
+    return deleted
 
 
 def everything(blobs: BlobStore) -> list[str]:

@@ -201,11 +201,11 @@ def test_what_is_deleted_before_the_job_names_it_is_kept_again(
 ) -> None:
     job_id = stored.job()
     claim = claimed(stored, job_id)
-    committed = deleted_once(monkeypatch, stored.services.blobs, stored.services.database)
+    deleted = deleted_once(monkeypatch, stored.services.blobs, stored.services.database)
     (tmp_path / "kept-1").write_text("1")
     with Keeper(stored.services, claim, tmp_path) as keeper:
         keeper.offer(tmp_path / "kept-1")
-    assert len(committed) == 2 and content(stored, job_id) == b"1"
+    assert len(deleted) == 1 and content(stored, job_id) == b"1"
 
 
 def test_who_names_wrong_files_without_end_does_not_fill_the_log(
