@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+
+import pytest
 
 from store.database import Database
 from store.tables import Job, WebhookDelivery, utc_now
@@ -10,8 +13,8 @@ URL = "https://example.com/hook"
 LEASE = timedelta(seconds=60)
 
 
-def failed_job(database: Database) -> str:
-    job_id = queued_job(database, webhook_url=URL, labels={"run": "7"})
+def failed_job(database: Database, owner: str = "local") -> str:
+    job_id = queued_job(database, owner=owner, webhook_url=URL, labels={"run": "7"})
     with database.write() as work:
         claim = work.jobs.claim(job_id, "worker", 60)
         assert claim is not None
@@ -63,6 +66,42 @@ def test_a_due_delivery_is_taken_by_one_until_its_lease_is_over(database: Databa
     with database.write() as work:
         (again,) = work.webhooks.take_due(now + 2 * LEASE, 10, LEASE)
     assert (first.id, first.attempts, again.attempts) == (again.id, 1, 2)
+
+
+def test_owners_take_turns_and_each_owners_oldest_delivery_comes_first(database: Database) -> None:
+    many = [failed_job(database, "many") for _ in range(6)]
+    few = [failed_job(database, "few") for _ in range(2)]
+    one = failed_job(database, "one")
+    now = utc_now()
+    rounds = []
+    for _ in range(3):
+        with database.write() as work:
+            rounds.append([row.job_id for row in work.webhooks.take_due(now, 4, LEASE)])
+    assert rounds == [[many[0], few[0], one, many[1]], [many[2], few[1], many[3], many[4]], [many[5]]]
+
+
+def test_callers_at_the_same_time_take_different_deliveries(database: Database) -> None:
+    ids = {failed_job(database, owner) for owner in ("a", "b") for _ in range(4)}
+    now = utc_now()
+
+    def take(_: int) -> list[str]:
+        with database.write() as work:
+            return [row.job_id for row in work.webhooks.take_due(now, 3, LEASE)]
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [id for found in pool.map(take, range(4)) for id in found]
+    assert len(taken) == len(set(taken)) and set(taken) <= ids
+
+
+def test_a_delivery_that_another_caller_holds_is_passed_over(database: Database) -> None:
+    held, free = failed_job(database), failed_job(database)
+    now = utc_now()
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    with database.write() as work:
+        assert [row.job_id for row in work.webhooks.take_due(now, 1, LEASE)] == [held]
+        with database.write() as other:
+            assert [row.job_id for row in other.webhooks.take_due(now, 1, LEASE)] == [free]
 
 
 def test_what_an_overtaken_try_says_does_not_count(database: Database) -> None:
