@@ -199,7 +199,8 @@ def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_cance
     fence = claimed(database, id).fence
     with database.write() as work:
         work.jobs.request_cancel(id)
-        assert not work.jobs.hand_back(id, fence, 1.0)
+        assert work.jobs.hand_back(id, fence, 1.0) == "canceled"
+        assert work.jobs.hand_back(id, fence, 1.0) is None
     assert get(database, id).status == "canceled"
 
 
