@@ -49,7 +49,7 @@ def quantize(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
 def name_a_foreign_file(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return {
         "report": {},
-        "artifacts": [{"name": "passwd", "path": "/etc/passwd", "media_type": "text/plain"}],
+        "artifacts": [{"name": "passwd", "path": "/etc/passwd", "media_type": "application/octet-stream"}],
     }
 
 
