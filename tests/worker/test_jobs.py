@@ -12,6 +12,7 @@ import pytest
 from core.spec import Limits
 from store.errors import Unavailable
 from store.tables import utc_now
+from tests.store.blob_stores import damage
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
@@ -309,6 +310,18 @@ def test_a_missing_blob_fails_the_job_clearly(world: World) -> None:
     run(world, "quantize")
     error = world.look(job_id).error
     assert error is not None and error["code"] == "blob_missing"
+
+
+def test_a_damaged_blob_fails_the_job_clearly_after_all_its_attempts(world: World) -> None:
+    job_id = world.job(world.checkpoint(b"weights"))
+    damage(world.services.blobs, world.blob(b"weights"))
+    for status in ("queued", "queued", "failed"):
+        run(world, "quantize")
+        job = world.look(job_id)
+        assert (job.status, job.handbacks) == (status, 0)
+        world.alter(job_id, not_before=None)
+    assert job.error is not None and job.error["code"] == "blob_corrupt"
+    assert "upload it anew" in job.error["detail"]
 
 
 def test_workspaces_of_killed_workers_are_removed_and_others_kept(world: World) -> None:
