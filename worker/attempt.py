@@ -90,7 +90,7 @@ class Attempt:
         # Told to stop now, the worker still publishes: the work is done.
         self._report({"phase": "publishing"})
         files = outcome.value["artifacts"]
-        artifacts = space.publish(self._services.blobs, files, lambda: self._taken_away() is None)
+        artifacts = space.publish(self._services.blobs, files, self._is_ours)
         self._lease.beat()  # the last chance to hear of a cancel
         if (reason := self._taken_away()) is not None:
             return Stopped(reason), []
@@ -98,7 +98,7 @@ class Attempt:
 
     def _run_child(self, order: Order, limit: Limit) -> Outcome:
         settings = self._services.settings
-        with Keeper(self._services, self._claim, order.scratch) as keeper:
+        with Keeper(self._services, self._claim, order.scratch, self._is_ours) as keeper:
             outcome = run_child(
                 order,
                 limit=limit,
@@ -121,6 +121,9 @@ class Attempt:
         if self._lease.lost:
             return Stop.LOST
         return Stop.CANCELED if self._lease.cancel_requested else None
+
+    def _is_ours(self) -> bool:
+        return self._taken_away() is None
 
     def _runs_again(self, outcome: Outcome) -> bool:
         if isinstance(outcome, Failed):

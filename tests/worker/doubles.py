@@ -138,6 +138,12 @@ def diverge_after_saving(payload: dict[str, Any], context: RunContext) -> dict[s
     raise Diverged("The losses became infinite.")
 
 
+def keep_much_and_go_on(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Keeps a state of many pieces, and runs until it is told to stop."""
+    _keep(context, "x" * (8 << 20))
+    return run_until_told(payload, context)
+
+
 def keep_what_is_not_its_own(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     """Does as a child would that strangers have taken over."""
     (context.scratch / "state").symlink_to("/etc/passwd")
