@@ -81,7 +81,7 @@ class Attempt:
         return not (isinstance(outcome, Failed) and machine_at_fault(outcome.failure))
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
-        order, limit = prepare(self._services, self._job, space, self._entry, self._lease.ran_seconds)
+        order, limit = prepare(self._services, self._job, space, self._entry)
         if (reason := self._watch()) is not None:
             return Stopped(reason), []
         outcome = self._run_child(order, limit)
@@ -99,15 +99,16 @@ class Attempt:
     def _run_child(self, order: Order, limit: Limit) -> Outcome:
         settings = self._services.settings
         with Keeper(self._services, self._claim, order.scratch, self._is_ours) as keeper:
-            outcome = run_child(
-                order,
-                limit=limit,
-                grace_seconds=settings.cancel_grace_seconds,
-                hand_back_seconds=settings.shutdown_grace_seconds,
-                watch=self._watch,
-                on_progress=self._report,
-                on_saved=keeper.offer,
-            )
+            with self._lease.running():
+                outcome = run_child(
+                    order,
+                    limit=limit,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    hand_back_seconds=settings.shutdown_grace_seconds,
+                    watch=self._watch,
+                    on_progress=self._report,
+                    on_saved=keeper.offer,
+                )
             if not self._runs_again(outcome):
                 keeper.discard()
         return outcome

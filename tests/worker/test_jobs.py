@@ -11,6 +11,7 @@ import pytest
 
 from core.spec import Limits
 from store.errors import Unavailable
+from store.job_repository import JobRepository
 from store.tables import utc_now
 from tests.store.blob_stores import damage
 from tests.worker.doubles import PREFIX
@@ -257,6 +258,25 @@ def test_time_counts_over_all_attempts(world: World) -> None:
     run(world, "run_until_told")
     error = world.look(job_id).error
     assert error is not None and (error["code"], error["field"]) == ("deadline_exceeded", "limits.seconds")
+
+
+def test_a_slow_blob_store_is_not_charged_to_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, charged = world.job(limits=Limits(seconds=600)), list[float]()
+    beat, beats = JobRepository.heartbeat, list[float]()
+
+    def beating(self: JobRepository, *args: Any, **values: Any) -> Any:
+        beats.append(values["ran_seconds"])
+        return beat(self, *args, **values)
+
+    def slow() -> None:
+        begun = len(beats)
+        assert wait_for(lambda: len(beats) > begun + 2)
+        charged.extend((beats[-1], world.look(job_id).ran_seconds))
+
+    monkeypatch.setattr(JobRepository, "heartbeat", beating)
+    during(world, monkeypatch, "local_path", slow)
+    run(world, "quantize")
+    assert world.look(job_id).status == "succeeded" and charged == [0, 0]
 
 
 def test_a_job_whose_time_is_over_says_so_itself(world: World) -> None:
