@@ -7,7 +7,7 @@ import pytest
 
 from store.database import Database
 from store.tables import Job, WebhookDelivery, utc_now
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 
 URL = "https://example.com/hook"
 LEASE = timedelta(seconds=60)
@@ -16,7 +16,7 @@ LEASE = timedelta(seconds=60)
 def failed_job(database: Database, owner: str = "local") -> str:
     job_id = queued_job(database, owner=owner, webhook_url=URL, labels={"run": "7"})
     with database.write() as work:
-        claim = work.jobs.claim(job_id, "worker", 60)
+        claim = claim_job(work, job_id, "worker", 60)
         assert claim is not None
         assert work.jobs.fail(job_id, claim.fence, {"code": "diverged", "detail": "…"})
     return job_id
@@ -41,7 +41,7 @@ def test_neither_a_running_job_nor_one_without_a_webhook_leaves_any(database: Da
     silent, running = queued_job(database), queued_job(database, webhook_url=URL)
     with database.write() as work:
         assert work.jobs.request_cancel(silent) == "canceled"
-        assert work.jobs.claim(running, "worker", 60) is not None
+        assert claim_job(work, running, "worker", 60) is not None
     assert deliveries(database, silent) == deliveries(database, running) == []
 
 
@@ -49,7 +49,7 @@ def test_the_end_by_whatever_way_is_told(database: Database) -> None:
     canceled, lost = queued_job(database, webhook_url=URL), queued_job(database, webhook_url=URL)
     with database.write() as work:
         work.jobs.request_cancel(canceled)
-        assert work.jobs.claim(lost, "worker", 60) is not None
+        assert claim_job(work, lost, "worker", 60) is not None
     with database.write() as work:
         work.jobs.sweep(utc_now() + timedelta(hours=1), max_attempts=1)
     kinds = [deliveries(database, id)[0].payload["type"] for id in (canceled, lost)]

@@ -14,6 +14,7 @@ from store.errors import Unavailable
 from store.job_repository import JobRepository
 from store.tables import utc_now
 from tests.store.blob_stores import damage
+from tests.store.rows import claim_job
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
@@ -45,7 +46,7 @@ def test_a_job_succeeds_and_publishes_its_files(world: World) -> None:
     job = world.look(job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
     assert job.report == {"bits": job.spec["bits"]}
-    artifact = world.change(lambda work: work.artifacts.get(job_id, "model.onnx"))
+    (artifact,) = world.change(lambda work: work.artifacts.of_job(job_id))
     with world.services.blobs.open(artifact.blob_sha256) as file:
         assert file.read() == b"onnx of weights"
     phases = [
@@ -294,7 +295,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(world: World) -> None:
         # What the sweep does for a worker that seems dead, and another worker's claim.
         fence = world.look(job_id).fence
         world.change(lambda work: work.jobs.hand_back(job_id, fence, 0.0))
-        world.change(lambda work: work.jobs.claim(job_id, "another", 30))
+        world.change(lambda work: claim_job(work, job_id, "another", 30))
     job = world.look(job_id)
     assert (job.status, job.worker, job.attempt) == ("running", "another", 2)
     assert not world.queue.sent
@@ -356,7 +357,7 @@ def test_workspaces_of_killed_workers_are_removed_and_others_kept(world: World) 
 
 def test_a_lease_that_ran_out_is_swept_and_run_again(world: World) -> None:
     job_id = world.job()
-    world.change(lambda work: work.jobs.claim(job_id, "a worker that died", 30))
+    world.change(lambda work: claim_job(work, job_id, "a worker that died", 30))
     world.alter(job_id, lease_expires_at=utc_now() - timedelta(seconds=1))
     sweep(world.services, lambda queue: 0, Reminders(60))
     assert world.queue.sent == [("quantize", job_id)]

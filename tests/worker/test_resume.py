@@ -12,6 +12,7 @@ from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
 from store.job_repository import Beat, JobRepository
 from tests.store.blob_stores import damage
+from tests.store.rows import claim_job
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
 from worker.lease import Lease
@@ -31,7 +32,7 @@ def blobs(world: World) -> set[str]:
 
 
 def claimed(world: World, job_id: str) -> Claim:
-    claim = world.change(lambda work: work.jobs.claim(job_id, "w", 30))
+    claim = world.change(lambda work: claim_job(work, job_id, "w", 30))
     assert isinstance(claim, Claim)
     return claim
 
