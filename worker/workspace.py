@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from worker.held import Held, hold
 from worker.patience import patiently
 from worker.plain_files import open_plain
 
+# core's, named here since the parent does without torch. Files are served as what they are said to be.
+MEDIA_TYPES = ("application/octet-stream", "application/json", "image/png")
+# As users save them, on whatever system.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK = ".lock"
 
 log = logging.getLogger(__name__)
@@ -75,19 +80,23 @@ class Workspace:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
         A store that is away is borne for a while; then it raises Unavailable. The child named the files, and
-        the child has read strangers' bytes: only plain files in `output` itself are taken. Raises RunError
-        for others.
+        the child has read strangers' bytes: only plain files in `output` itself are taken, under names of
+        their own and as what results are. Raises RunError for others.
         """
-        artifacts = []
+        artifacts: list[Artifact] = []
         for file in files:
             if not go_on():
                 return None
             name, path = str(file["name"]), Path(str(file["path"]))
-            if path.parent != self.output or Path(name).name != name:
+            if path.parent != self.output:
                 raise _no_such(name)
+            if not _NAME.fullmatch(name) or name in {artifact.name for artifact in artifacts}:
+                raise RunError(f"The run named {name[:100]!r} as a result, which no result may be named.")
+            if file["media_type"] not in MEDIA_TYPES:
+                raise RunError(f"The run named {name!r} as a result of a kind that is not published.")
             store = partial(self._store, blobs, path.name, name)
             try:
-                blob = patiently(store, Unavailable, f"could not store {name[:100]!r}", go_on)
+                blob = patiently(store, Unavailable, f"could not store {name!r}", go_on)
             except Unavailable:
                 if go_on():
                     raise
@@ -98,7 +107,7 @@ class Workspace:
                     name=name,
                     blob_sha256=blob.sha256,
                     bytes=blob.size,
-                    media_type=str(file["media_type"]),
+                    media_type=file["media_type"],
                 )
             )
         return artifacts

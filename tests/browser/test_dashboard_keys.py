@@ -12,7 +12,7 @@ from store.tables import Artifact
 from tests.api.serving import Served, serving
 from tests.browser.chromium import BINARY, Page, browser
 from tests.store.blob_stores import put
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no Chromium")
@@ -57,7 +57,7 @@ def succeeded_job(server: Served, owner: str) -> str:
         media_type="application/octet-stream",
     )
     with server.database.write() as work:
-        claim = work.jobs.claim(id, "test", 60)
+        claim = claim_job(work, id, "test", 60)
         assert claim is not None and work.jobs.succeed(id, claim.fence, REPORT, [model])
     return id
 
