@@ -35,6 +35,7 @@ class Access:
     calls: Rate
     failures: Rate
     uploads: Slots
+    begun_uploads: int
     stored_bytes: int
     queued_jobs: int
 

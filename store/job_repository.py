@@ -16,6 +16,7 @@ from sqlalchemy.orm import defer
 from store.errors import AlreadyEnded, JobUnfinished
 from store.job_claims import JobClaims
 from store.job_moves import ended, held, queued_again
+from store.paging import page
 from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
 from store.transitions import ENDED, STATUSES
 
@@ -63,10 +64,7 @@ class JobRepository(JobClaims):
         for column, value in filters:
             if value is not None:
                 query = query.where(column == value)
-        if after is not None:
-            query = query.where(Job.id < after)
-        rows = self._session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)).all()
-        return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+        return page(self._session, query, Job.id, limit, after)
 
     def duplicate(self, owner: str, digest: str) -> Job | None:
         """The owner's newest succeeded job that computed the same, else the newest that will.

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
 from api.drain import drain
 from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
-from api.routes.documented import IdPath, header_parameters, problems
+from api.routes.documented import After, IdPath, Limit, header_parameters, problems
+from api.schemas.common import Page
 from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
@@ -86,6 +87,16 @@ def upload_options(request: Request) -> Response:
 def options_of_one_upload(id: IdPath, request: Request) -> Response:
     """The same, whether there is such an upload or not."""
     return upload_options(request)
+
+
+@router.get("", responses=problems(422))
+def list_uploads(
+    caller: CallerDep, resources: ResourcesDep, limit: Limit = 50, after: After = None
+) -> Page[PartialUploadOut]:
+    """Those that are begun and neither ended nor expired, newest first."""
+    with resources.database.read() as work:
+        rows, cursor = work.partial_uploads.page(caller.owner, limit, after)
+    return Page(items=[PartialUploadOut.of(row) for row in rows], next=cursor)
 
 
 @router.post(

@@ -39,7 +39,7 @@ def create(
 ) -> PartialUpload:
     """Refuses at once what a plain upload would refuse at its end.
 
-    Raises Invalid, PayloadTooLarge, QuotaExceeded.
+    Raises Invalid, PayloadTooLarge, QuotaExceeded, TooMany.
     """
     if length > max_bytes:
         raise too_large(max_bytes)
@@ -48,6 +48,7 @@ def create(
     kind, _ = _meant(metadata)
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
+        quota.check_begun(work, resources.access, caller)
         quota.check_room(work, resources.access, caller, length)
         return work.partial_uploads.add(
             PartialUpload(
