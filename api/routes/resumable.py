@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
-from api.drain import drain
+from api.drain import draining
 from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
 from api.routes.documented import After, IdPath, Limit, header_parameters, problems
 from api.schemas.common import Page
@@ -112,14 +112,11 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
     If those are refused or break off, nothing is begun.
     """
     stream = request.stream()
-    try:
+    async with draining(request, stream):
         length = tus.count(request.headers, "Upload-Length")
         metadata = tus.metadata(request.headers.get("Upload-Metadata", ""))
         limit = settings_of(request).max_upload_bytes
         row = await run_sync(resumable.create, resources, caller, length, metadata, limit)
-    except ApiError:
-        await drain(request, stream)
-        raise
     if tus.brings_bytes(request.headers):
         try:
             async with admitted(request, resources, caller, has_room=True):
@@ -175,11 +172,8 @@ async def append_to_upload(
     end, that address is given again, once it is there.
     """
     stream = request.stream()
-    try:
+    async with draining(request, stream):
         at = tus.count(request.headers, "Upload-Offset")
-    except ApiError:
-        await drain(request, stream)
-        raise
     async with admitted(request, resources, caller, has_room=True):
         row = await _receive(request, stream, resources, caller, id, at)
     return Response(status_code=HTTPStatus.NO_CONTENT, headers=_progress(row))
@@ -218,7 +212,7 @@ async def _receive(
     id: str,
     at: int,
 ) -> PartialUpload:
-    try:
+    async with draining(request, stream):
         if not tus.brings_bytes(request.headers):
             raise UnsupportedMediaType(f"The Content-Type must be {tus.MEDIA_TYPE}.")
         refuse_encoded(request.headers)
@@ -228,9 +222,6 @@ async def _receive(
         if length.isdecimal() and int(length) > room:
             raise _too_much(room)
         row = await _append(stream, resources, caller, id, at, room, checksum)
-    except ApiError:
-        await drain(request, stream)
-        raise
     if row.offset == row.length:
         end = resumable.settled if at == row.length else resumable.finish
         row = await run_sync(end, resources, caller, id)

@@ -16,8 +16,8 @@ from fastapi import Request
 
 from api import metrics
 from api.deps import Access, Caller, Resources
-from api.drain import drain
-from api.errors import ApiError, QuotaExceeded, TooMany
+from api.drain import draining
+from api.errors import QuotaExceeded, TooMany
 from api.schemas.limits import Allowance, LimitsOut
 from store.database import UnitOfWork
 
@@ -62,7 +62,7 @@ async def admitted(
     """
     access = resources.access
     with access.uploads.one(caller.owner) as free:
-        try:
+        async with draining(request, request.stream()):
             if not free:
                 metrics.limited("uploads")
                 raise TooMany(
@@ -74,9 +74,6 @@ async def admitted(
             room = _UNLIMITED if has_room else await run_sync(_room, resources, caller)
             length = request.headers.get("content-length", "")
             room.check_body(int(length) if length.isdecimal() else 0)
-        except ApiError:
-            await drain(request, request.stream())
-            raise
         yield room
 
 

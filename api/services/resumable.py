@@ -17,7 +17,8 @@ from api.schemas.common import FormFields
 from api.services import quota
 from api.services.dispatch import announce_upload
 from api.services.kinds import KINDS, Kind
-from api.services.receive import too_large, validated
+from api.services.multipart import too_large
+from api.services.receive import validated
 from api.services.tus import IGNORED_METADATA
 from api.services.uploads import Content, made, not_found, put
 from store.blobs import BlobRef, BlobWriter
