@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 def page(
     session: Session, query: Select[tuple[Row]], id: InstrumentedAttribute[str], limit: int, after: str | None
 ) -> tuple[Sequence[Row], str | None]:
-    """At most `limit` of the query's rows with the cursor of the next page; `after` is that of the page before.
+    """At most `limit` rows, with the cursor of the next page; `after` is the cursor of the page before.
 
     Ids sort by the time they were made.
     """

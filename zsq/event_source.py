@@ -46,10 +46,14 @@ class EventSource:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines end with LF, CR or both, and with nothing else that Python takes for an end."""
+    """Lines end with LF, CR or both, and with nothing else that Python takes for an end.
+
+    A CR at the end of a chunk waits for the next one, which may begin with its LF.
+    """
     utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
     text = io.IncrementalNewlineDecoder(utf8, translate=True)
     rest = ""
     for chunk in chunks:
         *lines, rest = (rest + text.decode(chunk)).split("\n")
         yield from lines
+    yield from (rest + text.decode(b"", final=True)).split("\n")[:-1]

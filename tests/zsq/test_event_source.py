@@ -16,7 +16,8 @@ def read(text: str, size: int = 1 << 20, source: EventSource | None = None) -> l
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_messages_come_whole_however_they_were_cut(size: int, end: str) -> None:
-    lines = ["\ufeff: a comment", "id: 1", "event: phase", 'data: {"a":', "data:  1}", "", "data: größe ✓", "", ""]
+    lines = ["\ufeff: a comment", "id: 1", "event: phase", 'data: {"a":', "data:  1}", ""]
+    lines += ["data: größe ✓", "", ""]
     assert read(end.join(lines), size) == [
         Message("phase", '{"a":\n 1}', "1"),
         Message("message", "größe ✓", "1"),
@@ -37,7 +38,8 @@ def test_what_says_nothing_is_no_message() -> None:
 
 def test_ids_last_until_another_comes() -> None:
     source = EventSource("7")
-    got = read("data: a\n\nid: 8\ndata: b\n\nid: x\0y\ndata: c\n\nid: 9\n\ndata: d\n\nid\ndata: e\n\n", source=source)
+    text = "data: a\n\nid: 8\ndata: b\n\nid: x\0y\ndata: c\n\nid: 9\n\ndata: d\n\nid\ndata: e\n\n"
+    got = read(text, source=source)
     assert [(message.data, message.id) for message in got] == [
         *(("a", "7"), ("b", "8"), ("c", "8"), ("d", "9"), ("e", "")),
     ]
@@ -52,6 +54,6 @@ def test_an_id_counts_when_its_message_is_whole() -> None:
 
 def test_the_server_says_how_long_to_wait() -> None:
     source = EventSource()
-    for text, seconds in (("retry: 1500\n", 1.5), ("retry: soon\n", 1.5), ("retry: -1\n", 1.5), ("retry: 0\n", 0)):
-        read(text, source=source)
+    for value, seconds in (("1500", 1.5), ("soon", 1.5), ("-1", 1.5), ("0", 0)):
+        read(f"retry: {value}\n", source=source)
         assert source.retry == seconds

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from api.settings import ApiSettings
 from store.database import Database, make_engine
@@ -16,6 +18,7 @@ from store.migrate import upgrade
 from tests.api.serving import Served, free_port, server_process, serving
 from tests.cutting_proxy import CuttingProxy
 from tests.store.rows import queued_job
+from zsq.cli import app
 from zsq.client import Client
 from zsq.errors import ApiError, ClientError, ConnectionLost
 from zsq.models import JobEvent
@@ -64,7 +67,7 @@ def lasting(events: Iterator[JobEvent]) -> Iterator[JobEvent]:
 
 def connected(url: str, **options: Any) -> Client:
     client = Client(url, patience=options.pop("patience", 60.0), **options)
-    client._transport.sleep = lambda seconds: threading.Event().wait(min(seconds, 0.05)) and None
+    client._transport.sleep = lambda seconds: time.sleep(min(seconds, 0.05))
     return client
 
 
@@ -75,7 +78,8 @@ def test_events_tell_the_jobs_life_and_end_with_it(served: Served) -> None:
         assert next(coming).status == "queued"
         worker.claim()
         running = next(lasting(coming))
-        assert (running.event, running.status, running.attempt, running.ended) == ("status", "running", 1, False)
+        assert (running.event, running.status, running.attempt) == ("status", "running", 1)
+        assert not running.ended
         assert running.at is not None and running.at.utcoffset() is not None
         worker.beat("training", step=3)
         phase = next(lasting(coming))
@@ -147,6 +151,22 @@ def test_without_a_key_it_is_said_what_to_do(tmp_path: Path, broker_url: str) ->
         with connected(served.url) as client, pytest.raises(ApiError) as refused:
             next(client.events(worker.job))
     assert refused.value.status == 401 and "ZSQ_API_KEY" in refused.value.detail
+
+
+def test_the_command_line_prints_one_object_a_line(served: Served) -> None:
+    worker = Worker(served.database)
+    worker.claim()
+    worker.fail()
+    known = worker.ids()
+    words = ["jobs", "events", worker.job, "--server", served.url]
+    lines = [json.loads(line) for line in CliRunner().invoke(app, words).stdout.splitlines()]
+    assert [line["id"] for line in lines] == known
+    assert [(line["event"], line["status"]) for line in lines] == [
+        *(("status", status) for status in ("queued", "running", "failed")),
+    ]
+    assert lines[-1]["error"] == FAILURE
+    rest = CliRunner().invoke(app, [*words, "--after", known[1]]).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in rest] == known[2:]
 
 
 def answering(*script: httpx.Response | Exception) -> Client:
