@@ -12,7 +12,7 @@ Row = TypeVar("Row")
 
 
 def page(
-    session: Session, query: Select[tuple[Row]], id: InstrumentedAttribute[str], limit: int, after: str | None
+    session: Session, query: Select[Row], id: InstrumentedAttribute[str], limit: int, after: str | None
 ) -> tuple[Sequence[Row], str | None]:
     """At most `limit` rows, with the cursor of the next page; `after` is the cursor of the page before.
 
