@@ -17,7 +17,7 @@ from store.database import Database, make_engine
 from store.migrate import upgrade
 from tests.api.serving import Served, free_port, server_process, serving
 from tests.cutting_proxy import CuttingProxy
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 from zsq.cli import app
 from zsq.client import Client
 from zsq.errors import ApiError, ClientError, ConnectionLost
@@ -42,7 +42,7 @@ class Worker:
 
     def claim(self) -> None:
         with self._database.write() as work:
-            found = work.jobs.claim(self.job, "w", 600)
+            found = claim_job(work, self.job, "w", 600)
         assert found is not None
         self._fence = found.fence
 
