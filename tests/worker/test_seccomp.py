@@ -170,19 +170,15 @@ def test_the_numbers_are_the_kernels(machine: Machine) -> None:
 
 @confined
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
-def test_without_seccomp_a_job_runs_all_the_same(code: int) -> None:
+def test_a_kernel_without_seccomp_is_told_apart(code: int) -> None:
+    """A whole job there: test_landlock."""
     script = f"""
 from tests.worker.kernels import without
-from tests.worker.test_seccomp import run
 from worker import seccomp
-if __name__ == "__main__":
-    without("seccomp", code={code})
-    assert seccomp.install() is False
-    outcome = run("attempt", {{"pid": {os.getpid()}, "port": 1, "names": ["fork"]}})
-    assert outcome.value == {{"fork": "done"}}, outcome
+without("seccomp", code={code})
+assert seccomp.install() is False
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def program(machine: Machine) -> list[bpf.Instruction]:
