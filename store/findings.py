@@ -79,7 +79,7 @@ class _Running:
             self._found = Finding(name, "failure", error.detail, error.advice)
         except Exception as error:
             said = str(error.__cause__ or error).strip().partition("\n")[0]
-            detail = without_secrets(f"{type(error).__name__}: {said}"[:300])
+            detail = without_secrets(f"{type(error).__name__}: {said}")[:300]
             self._found = Finding(name, "failure", detail, self._check.advice)
 
 

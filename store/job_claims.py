@@ -57,13 +57,6 @@ class JobClaims(JobMoves):
         whose `not_before` has not come, or whose `device` is none of `devices`. None when that leaves no job.
         """
         candidates = self._eligible(running_limit).where(Job.device.in_(devices))
-        return self._claim_first(candidates, worker, lease_seconds)
-
-    def claim(self, id: str, worker: str, lease_seconds: float) -> Claim | None:
-        """As `claim_next`, this job or none."""
-        return self._claim_first(self._eligible(None).where(Job.id == id), worker, lease_seconds)
-
-    def _claim_first(self, candidates: Select[Any], worker: str, lease_seconds: float) -> Claim | None:
         # One claim at a time: two that counted at once would both find the same owner idle.
         lock(self._session, Lock.CLAIM, "")
         # A job that is canceled between the two statements is no candidate any more.

@@ -182,11 +182,11 @@ class JobRepository(JobClaims):
         """running -> canceled, by the worker that stopped it. False for a stale fence."""
         return bool(self._move("canceled", *held(id, fence), **ended()))
 
-    def hand_back(self, id: str, fence: int, ran_seconds: float) -> bool:
+    def hand_back(self, id: str, fence: int, ran_seconds: float) -> str | None:
         """running -> queued: the worker is told to stop, and this attempt does not count.
 
-        False for a stale fence. Or -> canceled, when that was asked and the worker had not heard of it:
-        no claim takes such a job.
+        The status that it has then, None for a stale fence: canceled, when that was asked and the worker
+        had not heard of it, since no claim takes such a job.
         """
         again = {**queued_again(), "handbacks": Job.handbacks + 1, "ran_seconds": ran_seconds}
         return self._queue_again(id, fence, {"handed_back": True}, again)
@@ -200,11 +200,11 @@ class JobRepository(JobClaims):
         ran_seconds: float,
         *,
         counts: bool = True,
-    ) -> bool:
+    ) -> str | None:
         """running -> queued after a failure that may pass, not to be claimed before `delay_seconds` from now.
 
         The attempt `counts`, unless the worker's machine was at fault: then it is one that was handed back.
-        False for a stale fence; -> canceled as in `hand_back`.
+        The status that it has then, as in `hand_back`.
         """
         told: JsonObject = {"error": error} if counts else {"error": error, "handed_back": True}
         again = {
@@ -216,11 +216,11 @@ class JobRepository(JobClaims):
         }
         return self._queue_again(id, fence, told, again)
 
-    def _queue_again(self, id: str, fence: int, told: JsonObject, values: dict[str, Any]) -> bool:
+    def _queue_again(self, id: str, fence: int, told: JsonObject, values: dict[str, Any]) -> str | None:
         asked = Job.cancel_requested_at.is_not(None)
         if self._move("canceled", *held(id, fence), asked, **ended()):
-            return False
-        return bool(self._move("queued", *held(id, fence), told=told, **values))
+            return "canceled"
+        return "queued" if self._move("queued", *held(id, fence), told=told, **values) else None
 
     # --- what the next attempt goes on from
 

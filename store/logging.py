@@ -43,10 +43,17 @@ _NOT_EXTRA = frozenset({*RESERVED_ATTRS, "color_message", "data"})
 
 _fields: ContextVar[dict[str, Any] | None] = ContextVar("log_fields", default=None)
 
+# Each takes rather too much than too little.
 _SECRETS = (
-    (re.compile(r"(\b[a-z][\w+.-]*://[^\s:/@\"']*):[^\s/\"']+@", re.IGNORECASE), r"\1:***@"),
-    (re.compile(r"\b(password|passwd|pwd)=('[^']*'|[^\s&\"',]+)", re.IGNORECASE), r"\1=***"),
-    (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
+    # A password ends at the last @ of its word: it may hold any other character. On the web, digits and a
+    # slash are a port instead.
+    (re.compile(r"(\b(?!https?:)[a-z][\w+.-]{0,30}://[^\s:/]*):\S{1,4096}@", re.IGNORECASE), r"\1:***@"),
+    (re.compile(r"(\bhttps?://[^\s:/]*):(?!\d{1,5}/)\S{1,4096}@", re.IGNORECASE), r"\1:***@"),
+    (re.compile(r"\b(password|passwd|pwd)=('[^']*'|\"[^\"]*\"|)\S*", re.IGNORECASE), r"\1=***"),
+    (re.compile(r"\b(Bearer|Basic)\s+\S{8,}", re.IGNORECASE), r"\1 ***"),
+    # The id of an API key is none, and says which key to revoke.
+    (re.compile(r"(zsq_[0-9a-f]{24}_)[\w-]+"), r"\1***"),
+    (re.compile(r"(whsec_)[\w+/=-]{8,}"), r"\1***"),
 )
 
 
@@ -79,7 +86,7 @@ def current_request_id() -> str | None:
 
 
 def without_secrets(text: str) -> str:
-    """`redis://:secret@host` -> `redis://:***@host`; passwords and bearer tokens likewise."""
+    """`redis://:secret@host` -> `redis://:***@host`; other passwords, tokens and API keys likewise."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -127,16 +134,17 @@ class TextFormatter(logging.Formatter):
     """`2026-01-31T12:00:00.123Z INFO    worker.jobs: attempt 1 begins  job_id=job_1 attempt=1`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {**log_fields(), **_extra(record)}
-        said = record.getMessage().replace("\r", "\\r")
+        # Secrets first: what is escaped or indented afterwards might hide one.
+        fields = _clean({**log_fields(), **_extra(record)})
+        said = without_secrets(record.getMessage())
         if trace := _trace(self, record):
-            said = f"{said}\n{trace}"
+            said = f"{said}\n{without_secrets(trace)}"
         # Indented, so that no message can pass for a line of its own.
-        said = said.replace("\n", "\n    ")
+        said = _visible(said).replace("\n", "\n    ")
         around = "".join(f" {key}={_plain(value)}" for key, value in fields.items())
         first, _, rest = said.partition("\n")
         line = f"{_time(record)} {record.levelname:<7} {record.name}: {first}{' ' if around else ''}{around}"
-        return without_secrets(f"{line}\n{rest}" if rest else line)
+        return f"{line}\n{rest}" if rest else line
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -150,6 +158,16 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
     return "\n".join(parts + ([record.stack_info] if record.stack_info else []))
+
+
+def _visible(text: str) -> str:
+    """Without what terminals obey or take for the end of a line; line feeds and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def _plain(value: Any) -> str:

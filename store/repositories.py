@@ -151,6 +151,3 @@ class ArtifactRepository:
     def of_job(self, job_id: str) -> Sequence[Artifact]:
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
         return self._session.scalars(query).all()
-
-    def get(self, job_id: str, name: str) -> Artifact | None:
-        return self._session.get(Artifact, (job_id, name))

@@ -125,7 +125,8 @@ class Job(Base):
 
     `digest` names what is to be computed, whoever asks: bytes, fields and spec. `device` is where it
     may run: any, cpu or gpu. `handbacks` counts the attempts that a worker which was told to stop gave
-    back; `ran_seconds` is what all attempts took so far, and none begins before `not_before`.
+    back; `ran_seconds` is how long its process ran so far, in all attempts, and none begins before
+    `not_before`.
     `resume_sha256` is the blob that the next attempt goes on from. `request_id` and `traceparent` are
     those of the request that submitted it.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -70,14 +70,23 @@ class WebhookRepository:
     def take_due(self, now: datetime, limit: int, lease: timedelta) -> Sequence[WebhookDelivery]:
         """Deliveries that are due, for this caller alone until the lease is over: a try has begun.
 
-        Whoever dies in between leaves it due again, so receivers may hear of an end twice.
+        Owners take turns, each with its oldest first: one who has thousands waiting, at a receiver that
+        never answers, leaves room for all others. Whoever dies in between leaves them due again, so
+        receivers may hear of an end twice.
         """
+        is_due = (WebhookDelivery.status == "pending", WebhookDelivery.next_at <= now)
+        oldest = (WebhookDelivery.next_at, WebhookDelivery.id)
+        turn = func.row_number().over(partition_by=WebhookDelivery.owner, order_by=oldest)
+        # Apart, since rows that a window function looks at cannot be locked in the same query.
+        turns = select(WebhookDelivery.id, turn.label("turn")).where(*is_due).subquery()
         due = (
             select(WebhookDelivery)
-            .where(WebhookDelivery.status == "pending", WebhookDelivery.next_at <= now)
-            .order_by(WebhookDelivery.next_at)
+            .join(turns, turns.c.id == WebhookDelivery.id)
+            # Again, since another caller may have taken it in between: that is asked of the locked row.
+            .where(*is_due)
+            .order_by(turns.c.turn, *oldest)
             .limit(limit)
-            .with_for_update(skip_locked=True)
+            .with_for_update(of=WebhookDelivery, skip_locked=True)
         )
         rows = self._session.scalars(due).all()
         for row in rows:

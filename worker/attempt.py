@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from store.database import UnitOfWork
 from store.errors import StoreError
@@ -31,6 +31,8 @@ _WRITE_TRIES = 5
 _MOST_HANDBACKS = 20
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def retry_delay(settings: WorkerSettings, failures: int) -> float:
@@ -79,7 +81,7 @@ class Attempt:
         return not (isinstance(outcome, Failed) and machine_at_fault(outcome.failure))
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
-        order, limit = prepare(self._services, self._job, space, self._entry, self._lease.ran_seconds)
+        order, limit = prepare(self._services, self._job, space, self._entry)
         if (reason := self._watch()) is not None:
             return Stopped(reason), []
         outcome = self._run_child(order, limit)
@@ -88,7 +90,7 @@ class Attempt:
         # Told to stop now, the worker still publishes: the work is done.
         self._report({"phase": "publishing"})
         files = outcome.value["artifacts"]
-        artifacts = space.publish(self._services.blobs, files, lambda: self._taken_away() is None)
+        artifacts = space.publish(self._services.blobs, files, self._is_ours)
         self._lease.beat()  # the last chance to hear of a cancel
         if (reason := self._taken_away()) is not None:
             return Stopped(reason), []
@@ -96,16 +98,17 @@ class Attempt:
 
     def _run_child(self, order: Order, limit: Limit) -> Outcome:
         settings = self._services.settings
-        with Keeper(self._services, self._claim, order.scratch) as keeper:
-            outcome = run_child(
-                order,
-                limit=limit,
-                grace_seconds=settings.cancel_grace_seconds,
-                hand_back_seconds=settings.shutdown_grace_seconds,
-                watch=self._watch,
-                on_progress=self._report,
-                on_saved=keeper.offer,
-            )
+        with Keeper(self._services, self._claim, order.scratch, self._is_ours) as keeper:
+            with self._lease.running():
+                outcome = run_child(
+                    order,
+                    limit=limit,
+                    grace_seconds=settings.cancel_grace_seconds,
+                    hand_back_seconds=settings.shutdown_grace_seconds,
+                    watch=self._watch,
+                    on_progress=self._report,
+                    on_saved=keeper.offer,
+                )
             if not self._runs_again(outcome):
                 keeper.discard()
         return outcome
@@ -119,6 +122,9 @@ class Attempt:
         if self._lease.lost:
             return Stop.LOST
         return Stop.CANCELED if self._lease.cancel_requested else None
+
+    def _is_ours(self) -> bool:
+        return self._taken_away() is None
 
     def _runs_again(self, outcome: Outcome) -> bool:
         if isinstance(outcome, Failed):
@@ -138,44 +144,52 @@ class Attempt:
             hold_blobs(work, self._services.blobs, space.published)
             return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
 
-        ended = self._write(publish)
-        self._seen.ended("succeeded" if ended else "lost", report)
-        log.info("%s: %s", self._job.id, "succeeded" if ended else "was taken away; nothing written")
+        if self._ended("succeeded", self._write(publish), report):
+            log.info("%s: succeeded", self._job.id)
 
     def _conclude(self, outcome: Outcome) -> None:
         """Writes the end of an attempt that has not `_succeed`ed."""
         id, fence = self._job.id, self._fence
         match outcome:
             case Stopped(Stop.CANCELED):
-                self._write(lambda work: work.jobs.cancel_running(id, fence))
-                self._seen.ended("canceled")
-                log.info("%s: canceled", id)
+                self._canceled(self._write(lambda work: work.jobs.cancel_running(id, fence)))
             case Stopped(Stop.HANDED_BACK):
                 self._hand_back()
-                self._seen.ended("handed_back")
-                metrics.handed_back()
             case Stopped(Stop.LOST):
-                self._seen.ended("lost")
-                log.warning("%s: lease lost, nothing written", id)
+                self._ended("lost", False)
             case Failed(failure) if self._runs_again(outcome):
                 self._retry(failure)
-                self._seen.ended("retried")
-                metrics.retried(failure["code"])
             case Failed(failure):
-                self._write(lambda work: work.jobs.fail(id, fence, dict(failure)))
-                self._seen.ended("failed")
-                metrics.failed(failure["code"])
-                log.info("%s: failed: %s: %s", id, failure["code"], failure["detail"])
+                if self._ended("failed", self._write(lambda work: work.jobs.fail(id, fence, dict(failure)))):
+                    metrics.failed(failure["code"])
+                    log.info("%s: failed: %s: %s", id, failure["code"], failure["detail"])
+
+    def _ended(self, outcome: str, written: bool, report: dict[str, Any] | None = None) -> bool:
+        """Counts the attempt: as lost, whatever was to be its end, when that could not be `written`."""
+        self._seen.ended(outcome if written else "lost", report)
+        if not written:
+            log.warning("%s: was taken away; nothing written", self._job.id)
+        return written
+
+    def _canceled(self, written: bool) -> None:
+        if self._ended("canceled", written):
+            log.info("%s: canceled", self._job.id)
 
     def _hand_back(self) -> None:
         id, ran_seconds = self._job.id, self._lease.ran_seconds
-        if not self._write(lambda work: work.jobs.hand_back(id, self._fence, ran_seconds)):
-            return
-        log.warning("%s: handed back in attempt %d", id, self._job.attempt)
+        became = self._write(lambda work: work.jobs.hand_back(id, self._fence, ran_seconds))
+        if became == "canceled":
+            self._canceled(True)
+        elif self._ended("handed_back", became is not None):
+            metrics.handed_back()
+            log.warning("%s: handed back in attempt %d", id, self._job.attempt)
+            self._send_again()
+
+    def _send_again(self) -> None:
         try:
-            self._services.queue.quantize(id, self._job.device)
+            self._services.queue.quantize(self._job.id, self._job.device)
         except Exception:
-            log.warning("%s: broker away; the sweep will send it", id, exc_info=True)
+            log.warning("%s: broker away; the sweep will send it", self._job.id, exc_info=True)
 
     def _retry(self, failure: Failure) -> None:
         id, ran_seconds = self._job.id, self._lease.ran_seconds
@@ -183,10 +197,14 @@ class Attempt:
         failures = self._job.handbacks + 1 if forgiven else self._job.attempt - self._job.handbacks
         delay = retry_delay(self._services.settings, failures)
 
-        def retry(work: UnitOfWork) -> bool:
+        def retry(work: UnitOfWork) -> str | None:
             return work.jobs.retry(id, self._fence, dict(failure), delay, ran_seconds, counts=not forgiven)
 
-        if self._write(retry):
+        became = self._write(retry)
+        if became == "canceled":
+            self._canceled(True)
+        elif self._ended("retried", became is not None):
+            metrics.retried(failure["code"])
             log.warning(
                 "%s: again in %.1f s, after attempt %d: %s", id, delay, self._job.attempt, failure["detail"]
             )
@@ -197,7 +215,7 @@ class Attempt:
         except Exception:
             log.warning("%s: the sweep will tidy up", self._job.id, exc_info=True)
 
-    def _write(self, change: Callable[[UnitOfWork], bool]) -> bool:
+    def _write(self, change: Callable[[UnitOfWork], T]) -> T:
         """Writes the end, patiently: hours of work must not be lost to a short database outage."""
         for attempt in range(_WRITE_TRIES):
             try:

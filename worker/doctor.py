@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from store.findings import Check, Failure, Finding, examine, settings_finding, tell, variables
@@ -11,8 +12,8 @@ from worker.settings import WorkerSettings
 
 _TORCH = """
 import torch
-name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
-print(torch.__version__, torch.cuda.device_count(), name, sep="\\n")
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(torch.__version__, *map(torch.cuda.get_device_name, range(count)), sep="\\n")
 """
 _CONFINED = """
 import os
@@ -46,20 +47,29 @@ def findings() -> list[Finding]:
 
 
 def torch(device: str) -> str:
-    """In a process of its own, as jobs have it."""
+    """Its version, and where jobs run. In a process of its own, as jobs have it."""
     ran = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, timeout=80)
     if ran.returncode != 0:
         last = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
         raise Failure(f"cannot be imported: {last}", _INSTALL)
-    version, count, name = ran.stdout.splitlines()[:3]
-    cuda = int(count)
+    version, *gpus = ran.stdout.splitlines()
     index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else 0
-    if device.startswith("cuda") and index >= cuda:
+    if device.startswith("cuda") and index >= len(gpus):
         advice = "Set ZSQ_DEVICE to auto or cpu, or see that the driver works (nvidia-smi)."
-        raise Failure(f"{version} sees {cuda} CUDA devices; ZSQ_DEVICE asks for {device}", advice)
-    if device == "cpu" or cuda == 0:
-        return f"{version}, jobs run on the CPU"
-    return f"{version}, jobs run on {name if index == 0 else device}"
+        raise Failure(f"{version} sees {len(gpus)} CUDA devices; ZSQ_DEVICE asks for {device}", advice)
+    return f"{version}, jobs run on {_where(device, gpus)}"
+
+
+def _where(device: str, gpus: Sequence[str]) -> str:
+    """A worker computes on the CPU or on one GPU, as it is started."""
+    if device == "cpu":
+        return "the CPU (ZSQ_DEVICE=cpu)"
+    if not gpus:
+        return "the CPU: no GPU was found"
+    one = device.partition(":")[2]
+    names = [gpus[int(one)]] if one else list(dict.fromkeys(gpus))
+    several = f"one of {len(gpus)} GPUs: " if len(gpus) > 1 and not one else ""
+    return f"the CPU by `python -m worker cpu`, on {several}{', '.join(names)} by `python -m worker gpu`"
 
 
 def onnxruntime() -> str:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import StoreError
+from store.errors import BlobCorrupt, StoreError
 from store.logging import log_context
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset, utc_now
@@ -58,7 +58,7 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
     """pending -> ready or rejected; then the jobs that waited for it are sent, or fail.
 
     An attempt counts when it begins, and no more when it ends without a verdict: what stays counted are
-    those that nobody saw the end of.
+    those that nobody saw the end of, and those that got other bytes than were uploaded.
     """
     kind = _KINDS[kind_name]
     with services.database.write() as work:
@@ -86,12 +86,13 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
         log.info("%s: %s; %d jobs wait", id, "ready" if decided else "decided meanwhile", len(waiting))
         for job in waiting:
             services.queue.quantize(job.id, job.device)
-    elif isinstance(outcome, Failed) and not _will_pass(outcome):
-        decided = _reject(services, kind_name, id, outcome.failure)
+    elif isinstance(outcome, Failed) and (why := _verdict(services.settings, row, outcome.failure)):
+        decided = _reject(services, kind_name, id, why)
         verdict = "rejected" if decided else "deleted or decided meanwhile"
-        log.info("%s: %s: %s: %s", id, verdict, outcome.failure["code"], outcome.failure["detail"])
+        log.info("%s: %s: %s: %s", id, verdict, why["code"], why["detail"])
     else:
-        _end_without_verdict(services, kind, id)
+        if not (isinstance(outcome, Failed) and _is_damaged(outcome.failure)):
+            _end_without_verdict(services, kind, id)
         metrics.inspected(kind_name, "again")
         if isinstance(outcome, Failed):
             log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
@@ -147,10 +148,23 @@ def _outcome(services: Services, row: Checkpoint | Dataset, entry: str) -> Outco
         return Failed(describe(error))
 
 
-def _will_pass(outcome: Failed) -> bool:
-    """Whether the machine was at fault (a full disk, a broken installation), not the file. Files that crash
-    their reader are."""
-    return outcome.failure["retryable"] and outcome.failure["code"] not in ("worker_crashed", "out_of_memory")
+def _verdict(settings: WorkerSettings, row: Checkpoint | Dataset, found: Failure) -> Failure | None:
+    """Why the file is rejected; None where the machine was at fault (a full disk, a broken installation).
+
+    Files that crash their reader are at fault themselves. Bytes that come damaged may be the network's
+    fault or a disk's: that is tried as often as an inspection may begin.
+    """
+    if _is_damaged(found):
+        if row.attempts < settings.max_attempts:
+            return None
+        detail = "The stored bytes are damaged: they are not those that were uploaded. Upload the file again."
+        return failure(found["code"], detail)
+    crashed = found["code"] in ("worker_crashed", "out_of_memory")
+    return found if crashed or not found["retryable"] else None
+
+
+def _is_damaged(found: Failure) -> bool:
+    return found["code"] == BlobCorrupt.default_code
 
 
 def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Workspace) -> Outcome:

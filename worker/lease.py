@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any
@@ -32,7 +34,9 @@ class Lease:
         self._every = every
         self._news: dict[str, Any] = {}
         self._news_lock = threading.Lock()
-        self._began = self._renewed = time.monotonic()
+        self._renewed = time.monotonic()
+        # Seconds, and since when more are added; one attribute, since two threads read it.
+        self._ran: tuple[float, float | None] = claim.job.ran_seconds, None
         self._wake = threading.Event()
         self._ended = False
         self._lost = False
@@ -65,8 +69,18 @@ class Lease:
 
     @property
     def ran_seconds(self) -> float:
-        """How long the job has run, earlier attempts included."""
-        return self._claim.job.ran_seconds + time.monotonic() - self._began
+        """How long the job has run: its earlier attempts, and the time inside `running`."""
+        seconds, since = self._ran
+        return seconds if since is None else seconds + time.monotonic() - since
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the job's own process: fetching inputs and publishing results are not charged to it."""
+        self._ran = self.ran_seconds, time.monotonic()
+        try:
+            yield
+        finally:
+            self._ran = self.ran_seconds, None
 
     def report(self, news: dict[str, Any]) -> None:
         """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase."""

@@ -19,9 +19,7 @@ _GIB = 2**30
 log = logging.getLogger(__name__)
 
 
-def prepare(
-    services: Services, job: Job, space: Workspace, entry: str, ran_seconds: float
-) -> tuple[Order, Limit]:
+def prepare(services: Services, job: Job, space: Workspace, entry: str) -> tuple[Order, Limit]:
     """The order, and how long it may take of what earlier attempts have left. Raises BlobMissing and
     BlobCorrupt for its inputs."""
     settings, spec = services.settings, QuantizationSpec.from_json(job.spec)
@@ -38,8 +36,8 @@ def prepare(
     )
     own = spec.limits.seconds
     if own is not None and own <= settings.job_seconds:
-        return order, Limit(own, field="limits.seconds", spent=ran_seconds)
-    return order, Limit(settings.job_seconds, spent=ran_seconds)
+        return order, Limit(own, field="limits.seconds", spent=job.ran_seconds)
+    return order, Limit(settings.job_seconds, spent=job.ran_seconds)
 
 
 def _inputs(services: Services, job: Job, space: Workspace) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import logging
 import os
 import stat
 import threading
+from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from store.blobs import BlobWriter
 from store.garbage import delete_now
 from store.job_claims import Claim
 from worker.services import Services
@@ -25,13 +27,16 @@ _CHUNK_BYTES = 1 << 20
 class Keeper:
     """Stores the newest of what it is offered, in a thread of its own: progress and cancel do not wait.
 
-    An older one that is not being stored yet is skipped. The block's end waits for what is on its way.
+    An older one that is not being stored yet is skipped. The block's end waits for what is on its way, unless
+    it is discarded or the job no longer `is_ours`: then a large file does not hold up a cancel.
     """
 
-    def __init__(self, services: Services, claim: Claim, scratch: Path) -> None:
+    def __init__(self, services: Services, claim: Claim, scratch: Path, is_ours: Callable[[], bool]) -> None:
         self._services = services
         self._claim = claim
         self._scratch = scratch
+        self._is_ours = is_ours
+        self._discarded = False
         # Opened before the child runs, which could put something else in the folder's place.
         self._folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
         self._changed = threading.Condition()
@@ -64,7 +69,8 @@ class Keeper:
         self._put(str(path))
 
     def discard(self) -> None:
-        """The job has come to its end: what is not being stored yet is skipped."""
+        """The job has come to its end: what is not stored yet is skipped, also when it is half on its way."""
+        self._discarded = True
         self._put(None)
 
     def _put(self, path: str | None) -> None:
@@ -90,9 +96,8 @@ class Keeper:
     def _store(self, path: str) -> None:
         services, job_id = self._services, self._claim.job.id
         with self._open(path) as source, services.blobs.writer() as writer:
-            while chunk := source.read(_CHUNK_BYTES):
-                writer.write(chunk)
-            writer.sync()
+            if not self._copy(source, writer):
+                return
             with services.database.write() as work:
                 work.lock_blob(writer.sha256)
                 # Before the job's row is locked: a store may be slow, and heartbeats must not wait for it.
@@ -103,6 +108,17 @@ class Keeper:
             log.info("%s: kept %d bytes to go on from", job_id, writer.size)
         if unused is not None:
             delete_now(services.database, services.blobs, [unused])
+
+    def _copy(self, source: BinaryIO, writer: BlobWriter) -> bool:
+        """False when it became useless on the way, at whatever piece."""
+        while self._is_wanted() and (chunk := source.read(_CHUNK_BYTES)):
+            writer.write(chunk)
+        if self._is_wanted():
+            writer.sync()
+        return self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        return not self._discarded and self._is_ours()
 
     def _complain(self, path: str) -> None:
         """The first few times: whoever names the files may do so without end."""

@@ -44,7 +44,7 @@ class WorkerSettings(BaseSettings):
     """How long a job may take to save what it has when its worker is told to stop."""
 
     job_seconds: Seconds = 24 * 3600.0
-    """The longest that any job may run in all its attempts, whatever its own `limits.seconds` says."""
+    """The longest that any job's process may run in all its attempts, whatever its `limits.seconds` says."""
 
     inspection_seconds: Seconds = 300.0
     """The longest that reading an uploaded file may take."""

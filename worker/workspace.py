@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,10 @@ from store.errors import StoreError
 from store.tables import Artifact
 from worker.held import Held, hold
 
+# core's, named here since the parent does without torch. Files are served as what they are said to be.
+MEDIA_TYPES = ("application/octet-stream", "application/json", "image/png")
+# As users save them, on whatever system.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK = ".lock"
 
 log = logging.getLogger(__name__)
@@ -86,16 +91,20 @@ class Workspace:
     ) -> list[Artifact] | None:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
-        The child named the files, and the child has read strangers' bytes: only plain files in
-        `output` itself are taken. Raises RunError for others.
+        The child named the files, and the child has read strangers' bytes: only plain files in `output`
+        itself are taken, under names of their own and as what results are. Raises RunError for others.
         """
-        artifacts = []
+        artifacts: list[Artifact] = []
         for file in files:
             if not go_on():
                 return None
             name, path = str(file["name"]), Path(str(file["path"]))
-            if path.parent != self.output or Path(name).name != name:
+            if path.parent != self.output:
                 raise _no_such(name)
+            if not _NAME.fullmatch(name) or name in {artifact.name for artifact in artifacts}:
+                raise RunError(f"The run named {name[:100]!r} as a result, which no result may be named.")
+            if file["media_type"] not in MEDIA_TYPES:
+                raise RunError(f"The run named {name!r} as a result of a kind that is not published.")
             opened = partial(self._open, path.name, name)
             with opened() as source:
                 blob = blobs.put_file(source)
@@ -105,7 +114,7 @@ class Workspace:
                     name=name,
                     blob_sha256=blob.sha256,
                     bytes=blob.size,
-                    media_type=str(file["media_type"]),
+                    media_type=file["media_type"],
                 )
             )
         return artifacts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from core.context import RunContext
 from core.errors import HandedBack
 from core.methods import saved_state
 from core.methods.clock import Clock
-from core.methods.saved_state import Identity
+from core.methods.saved_state import Identity, TooLarge
 
 BUDGET_SHARE = 0.05  # of the budget, or
 SECONDS = 60.0  # since the last save, whichever comes first
@@ -20,11 +21,13 @@ TIME_SHARE = 0.02  # that saving may take
 
 _ROUNDING = 1e-9
 
+log = logging.getLogger(__name__)
+
 
 class SavePoint:
     """Reached once an iteration; saves when it is due, and always before a run is handed back.
 
-    A file that cannot be written costs a note, not the run.
+    A file that cannot be written, or not be read back for its size, costs a note, not the run.
     """
 
     def __init__(self, context: RunContext, identity: Identity, clock: Clock, notes: list[str]) -> None:
@@ -58,12 +61,21 @@ class SavePoint:
         began = time.monotonic()
         try:
             path = saved_state.write(self.context.scratch, self.identity, state())
-        except (OSError, RuntimeError) as error:
-            if not self._failed:
-                reason = getattr(error.__context__ or error, "strerror", None) or type(error).__name__
-                self.notes.append(f"The training's state could not be saved ({reason}).")
-            self._failed = True
+        except (OSError, RuntimeError, TooLarge) as error:
+            self._complain(error)
         else:
             keep(path)
         self._cost = time.monotonic() - began
         self.mark()
+
+    def _complain(self, error: Exception) -> None:
+        """Once: in the report, and in the log, since a run that is handed back leaves no report."""
+        if self._failed:
+            return
+        self._failed = True
+        if isinstance(error, TooLarge):
+            reason = str(error)
+        else:
+            reason = getattr(error.__context__ or error, "strerror", None) or type(error).__name__
+        self.notes.append(f"The training's state could not be saved ({reason}).")
+        log.warning("the training's state could not be saved: %s", reason)

@@ -8,13 +8,15 @@ torch.load(weights_only=True), and used by a run of the same identity alone.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.fake_quant.insert import Student
+from core.networks import archive
 from core.networks.load import read_safely
 from core.version import __version__
 
@@ -37,6 +39,10 @@ class Foreign(ValueError):
     """The state is not this run's; says whose."""
 
 
+class TooLarge(ValueError):
+    """The state is larger than what is read back; says by how much."""
+
+
 def identity(settings: object, student: Student, seed: int) -> Identity:
     """What two runs must have in common for one to go on from the other's state."""
     tensors = [*student.named_parameters(), *student.named_buffers()]
@@ -52,12 +58,14 @@ def identity(settings: object, student: Student, seed: int) -> Identity:
 
 
 def write(folder: Path, of: Identity, state: Mapping[str, Any]) -> Path:
-    """A new file in `folder`, there whole or not at all. Raises OSError and RuntimeError."""
+    """A new file in `folder`, there whole or not at all. Raises TooLarge, OSError and RuntimeError."""
+    _check_size(sum(dict(_storages(state)).values()))
     path = folder / f"training-{uuid.uuid4().hex}.pt"
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as stream:
             torch.save({"identity": of, "state": dict(state)}, stream)
+        _check_size(partial.stat().st_size)  # all else that is in it, too
         return partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -72,3 +80,21 @@ def read(path: Path, of: Identity) -> dict[str, Any]:
             raise Foreign(f"it is {reason}")
     state: dict[str, Any] = found["state"]
     return state
+
+
+def _check_size(size: int) -> None:
+    if size > archive.MAX_TOTAL_BYTES:
+        raise TooLarge(f"it has {size:,} bytes; at most {archive.MAX_TOTAL_BYTES:,} are read back")
+
+
+def _storages(value: Any) -> Iterator[tuple[int, int]]:
+    """(Address, bytes) of the memory behind each tensor: tensors that share it are saved with one copy."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        yield storage.data_ptr(), storage.nbytes()
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _storages(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _storages(item)

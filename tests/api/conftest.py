@@ -18,6 +18,7 @@ from store.database import Database
 from store.migrate import upgrade
 from store.queue import QUEUES
 from store.tables import Artifact
+from tests.store.rows import claim_job
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # starlette would rather have a client that is not installed
@@ -59,7 +60,7 @@ class Api:
             writer.write(MODEL)
             blob = writer.commit()
         with self.database.write() as work:
-            claim = work.jobs.claim(job_id, "test", 60)
+            claim = claim_job(work, job_id, "test", 60)
             assert claim is not None
             model = Artifact(
                 name="model.onnx",

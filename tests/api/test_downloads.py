@@ -26,7 +26,7 @@ from store.tables import Artifact
 from tests.api.problems import problem
 from tests.cutting_proxy import CuttingProxy
 from tests.store.blob_stores import put
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 from tests.worker.waiting import wait_for
 from zsq.client import Client
 
@@ -65,7 +65,7 @@ def _succeeded_job(settings: ApiSettings, blobs: BlobStore) -> str:
         name="model.onnx", blob_sha256=sha256, bytes=len(FILE), media_type="application/octet-stream"
     )
     with database.write() as work:
-        claim = work.jobs.claim(job_id, "test", 60)
+        claim = claim_job(work, job_id, "test", 60)
         assert claim is not None and work.jobs.succeed(job_id, claim.fence, {}, [model])
     database.dispose()
     return job_id

@@ -17,7 +17,7 @@ from api.settings import ApiSettings
 from store.migrate import upgrade
 from store.tables import Artifact
 from tests.browser.chromium import BINARY, Page, browser
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no Chromium")
 
@@ -49,7 +49,7 @@ class Server:
             name="model.onnx", blob_sha256=blob.sha256, bytes=blob.size, media_type="application/octet-stream"
         )
         with self.resources.database.write() as work:
-            claim = work.jobs.claim(id, "test", 60)
+            claim = claim_job(work, id, "test", 60)
             assert claim is not None and work.jobs.succeed(id, claim.fence, REPORT, [model])
         return id
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from store.database import Database
+from store.database import Database, UnitOfWork
+from store.job_claims import Claim
 from store.tables import Checkpoint, Dataset, Job, new_id
 
 
@@ -49,3 +50,10 @@ def queued_job(database: Database, *, state: str = "ready", **values: Any) -> st
     with database.write() as work:
         row = work.checkpoints.add(checkpoint(state=state))
         return work.jobs.add(job(row.id, **values)).id
+
+
+def claim_job(work: UnitOfWork, id: str, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
+    """A claim by a worker of every device, None when no job could run. It must be this job's turn."""
+    claim = work.jobs.claim_next(worker, lease_seconds, ("any", "cpu", "gpu"))
+    assert claim is None or claim.job.id == id, "another job comes first"
+    return claim

@@ -11,7 +11,7 @@ from store.database import Database
 from store.errors import AlreadyEnded
 from store.job_claims import Claim
 from store.tables import Artifact, Job, utc_now
-from tests.store.rows import checkpoint, dataset, job, queued_job
+from tests.store.rows import checkpoint, claim_job, dataset, job, queued_job
 
 ERROR = {"code": "diverged", "detail": "It diverged.", "retryable": False, "field": None}
 
@@ -25,7 +25,7 @@ def get(database: Database, id: str) -> Job:
 
 def claim(database: Database, id: str, lease_seconds: float = 60, worker: str = "w") -> Claim | None:
     with database.write() as work:
-        return work.jobs.claim(id, worker, lease_seconds)
+        return claim_job(work, id, worker, lease_seconds)
 
 
 def claimed(database: Database, id: str, lease_seconds: float = 60) -> Claim:
@@ -66,10 +66,14 @@ def test_of_many_claims_at_once_exactly_one_wins(database: Database, round: int)
 
 
 def test_concurrent_read_modify_writes_never_fail_as_locked(database: Database) -> None:
-    ids = [queued_job(database) for _ in range(40)]
+    for _ in range(40):
+        queued_job(database)
 
-    def run(id: str) -> bool:
-        fence = claimed(database, id).fence
+    def run(_: int) -> bool:
+        with database.write() as work:
+            claim = work.jobs.claim_next("w", 60, ("any",))
+        assert claim is not None
+        id, fence = claim.job.id, claim.fence
         for step in range(5):
             with database.write() as work:
                 assert work.jobs.heartbeat(id, fence, 60, phase="training", progress={"step": step}).owned
@@ -77,7 +81,7 @@ def test_concurrent_read_modify_writes_never_fail_as_locked(database: Database) 
             return work.jobs.succeed(id, fence, {"version": 1}, [model()])
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(run, ids))
+        assert all(pool.map(run, range(40)))
 
 
 @pytest.mark.parametrize("state", ["pending", "rejected"])
@@ -199,7 +203,8 @@ def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_cance
     fence = claimed(database, id).fence
     with database.write() as work:
         work.jobs.request_cancel(id)
-        assert not work.jobs.hand_back(id, fence, 1.0)
+        assert work.jobs.hand_back(id, fence, 1.0) == "canceled"
+        assert work.jobs.hand_back(id, fence, 1.0) is None
     assert get(database, id).status == "canceled"
 
 

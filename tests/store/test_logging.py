@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from store.logging import add_log_fields, configure, current_request_id, log_context
+from store.database import Database
+from store.findings import Check, examine
+from store.logging import add_log_fields, configure, current_request_id, log_context, without_secrets
 from store.settings import LogFormat, LogLevel, StoreSettings
 
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -118,7 +120,66 @@ def test_no_secret_is_written_wherever_it_stands(log: Log, format: LogFormat, te
 
 
 @pytest.mark.parametrize(
-    "text", ["http://127.0.0.1:8000/v1", "user@example.org: hello", "12:30 a@b", "GET /v1/jobs/{id} 200"]
+    "password",
+    [
+        "hunter2/hunter2",
+        "p@hunter2",
+        "hunter2'hunter2",
+        'hunter2"hunter2',
+        "hunter2:hunter2",
+        "12/hunter2",
+        "#?&,;<{hunter2",
+    ],
+)
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_password_in_a_url_may_hold_any_character(log: Log, format: LogFormat, password: str) -> None:
+    log.configure(format)
+    for url in ("redis://:{}@cache.example:6379/0", "postgresql+psycopg://me@corp:{}@db.example/zsq"):
+        ours.info("cannot reach %r", url.format(password), extra={"url": url.format(password)})
+    assert "hunter2" not in log.text()
+    assert log.text().count("***@cache.example:6379/0") == log.text().count("***@db.example/zsq") == 2
+
+
+@pytest.mark.parametrize("password", ["a&hunter2", "a,hunter2", "a'hunter2", "'a hunter2'", '"a hunter2"'])
+def test_a_password_in_a_dsn_may_hold_any_character(password: str) -> None:
+    assert without_secrets(f"host=db password={password} dbname=zsq") == "host=db password=*** dbname=zsq"
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_bare_keys_and_webhook_secrets_are_not_written(
+    log: Log, format: LogFormat, database: Database
+) -> None:
+    log.configure(format)
+    with database.write() as work:
+        row, key = work.keys.create("a", None, None)
+        secret = work.webhooks.secret("a")
+    for text in (key, f"key={key},", f"'{secret}'", f"x{secret}"):
+        ours.info("sent %s", text, extra={"said": text})
+    parts = (key.rpartition(f"{row.id.removeprefix('key_')}_")[2], secret.removeprefix("whsec_"))
+    assert not [part for part in parts if part[:12] in log.text() or part[-12:] in log.text()]
+    assert log.text().count(f"zsq_{row.id.removeprefix('key_')}_***") == 4, "the id says which key it is"
+
+
+def test_a_secret_that_is_cut_off_is_not_shown() -> None:
+    """What a long message is shortened to may lack the end by which a password is known."""
+
+    def ask() -> str:
+        raise ConnectionError(f"{'x' * 250} redis://:{'hunter2' * 20}@cache.example")
+
+    (finding,) = examine([Check("broker", ask, "Start it.")])
+    assert "hunter2" not in finding.detail and len(finding.detail) <= 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://127.0.0.1:8000/v1/of/a@b",
+        "user@example.org: hello",
+        "12:30 a@b",
+        "GET /v1/jobs/{id} 200",
+        "zsq_job_attempts_total",
+    ],
 )
 def test_what_is_no_secret_stays(log: Log, text: str) -> None:
     ours.info("%s", text)
@@ -133,6 +194,46 @@ def test_text_is_for_people_and_lines_cannot_be_forged(log: Log) -> None:
     assert RFC_3339.match(first)
     assert first.endswith('INFO    worker.jobs: first  job_id=job_1 name_="two words"')
     assert second.startswith("    ")
+
+
+HOSTILE = {
+    "escape": "\x1b[2J\x1b]0;owned\x07",
+    "return": "first\rINFO forged",
+    "line": "first\u2028INFO forged\u2029INFO forged\x85INFO forged\x0bINFO forged\x0cINFO forged",
+    "c1": "\x9b2J\x90",
+    "bidi": "\u202egpj.exe\u2066\u200f",
+    "delete": "a\x08\x7f",
+    "surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_what_a_user_sends_cannot_drive_a_terminal_or_forge_a_line(
+    log: Log, format: LogFormat, text: str
+) -> None:
+    log.configure(format)
+    with log_context(owner=text):
+        try:
+            raise ValueError(text)
+        except ValueError:
+            ours.exception("broke on %s", text, extra={"name_": text, "all": [{text: text}]})
+    written = log.text()
+    assert all(each.isprintable() or each == "\n" for each in written)
+    if format == "json":
+        (line,) = log.lines()
+        assert line["message"] == f"broke on {text}" and line["owner"] == text
+    else:
+        first, *rest = written.split("\n")
+        assert RFC_3339.match(first) and text.encode("unicode_escape").decode() in first
+        assert rest[0] == "    Traceback (most recent call last):", "a traceback keeps its lines"
+        assert all(line.startswith("    ") for line in rest[:-1]) and rest[-1] == ""
+
+
+def test_text_that_is_merely_foreign_stays(log: Log) -> None:
+    log.configure("text")
+    ours.info("Größe\t量子化 → 4 bit 🙂")
+    assert "Größe\t量子化 → 4 bit 🙂" in log.text()
 
 
 def test_levels_are_ours_and_others_are_never_heard_below_info(log: Log) -> None:

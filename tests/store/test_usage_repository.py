@@ -57,5 +57,5 @@ def test_jobs_count_while_they_wait(database: Database) -> None:
     rows.queued_job(database, owner="bob")
     with database.write() as work:
         assert work.usage.queued_jobs("ann") == 2
-        assert work.jobs.claim(first, "test", 60)
+        assert rows.claim_job(work, first, "test", 60)
         assert work.usage.queued_jobs("ann") == 1

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from store.database import Database
 from store.watch_repository import Look
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 
 
 def test_a_look_is_how_each_job_stands_and_its_last_event(database: Database) -> None:
-    first, second = queued_job(database), queued_job(database)
+    second, first = queued_job(database), queued_job(database)
     with database.write() as work:
-        claim = work.jobs.claim(second, "w", 60)
+        claim = claim_job(work, second, "w", 60)
         assert claim is not None
         work.jobs.heartbeat(
             second, claim.fence, 60, phase="training", progress={"step": 1}, metrics={"loss": 2}

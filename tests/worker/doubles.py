@@ -50,7 +50,7 @@ def quantize(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
 def name_a_foreign_file(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return {
         "report": {},
-        "artifacts": [{"name": "passwd", "path": "/etc/passwd", "media_type": "text/plain"}],
+        "artifacts": [{"name": "passwd", "path": "/etc/passwd", "media_type": "application/octet-stream"}],
     }
 
 
@@ -137,6 +137,12 @@ def diverge_after_saving(payload: dict[str, Any], context: RunContext) -> dict[s
             context.step(1, 2)
             time.sleep(0.02)
     raise Diverged("The losses became infinite.")
+
+
+def keep_much_and_go_on(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Keeps a state of many pieces, and runs until it is told to stop."""
+    _keep(context, "x" * (8 << 20))
+    return run_until_told(payload, context)
 
 
 def keep_what_is_not_its_own(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from celery import Celery
 from celery.beat import Scheduler
 
 from store import queue
+from tests.store.rows import claim_job
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
 from worker.__main__ import ROLES
@@ -95,7 +96,7 @@ def test_control_workers_sweep_beside_their_tasks(
     monkeypatch.setattr("worker.app.services", lambda: world.services)
     monkeypatch.setattr("worker.app.messages_waiting", lambda queue: 0)
     job_id = world.job()
-    world.change(lambda work: work.jobs.claim(job_id, "a worker that died", -1))
+    world.change(lambda work: claim_job(work, job_id, "a worker that died", -1))
     assert ThreadedSweep in app.steps["worker"]
     worker = SimpleNamespace(app=app, steps=[])
     step = ThreadedSweep(worker)

@@ -209,7 +209,7 @@ def test_a_collector_that_is_quicker_than_the_end_of_a_job_does_no_harm(
     monkeypatch.setattr(LocalBlobs, "put_file", collect_at_once)
     run_jobs(world.services, ("any",), entry=PREFIX + "quantize")
     assert collected == [1] and world.look(job_id).status == "succeeded"
-    artifact = world.change(lambda work: work.artifacts.get(job_id, "model.onnx"))
+    (artifact,) = world.change(lambda work: work.artifacts.of_job(job_id))
     with world.services.blobs.open(artifact.blob_sha256) as file:
         assert file.read() == b"onnx of weights"
 

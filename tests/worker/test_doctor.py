@@ -20,6 +20,38 @@ def test_torch_is_asked_in_a_process_of_its_own() -> None:
         torch("cuda:99")
 
 
+FAKE = """
+__version__ = "2.14.1"
+class cuda:
+    is_available = staticmethod(lambda: {gpus} != [])
+    device_count = staticmethod(lambda: len({gpus}))
+    get_device_name = staticmethod(lambda index: {gpus}[index])
+"""
+H100, L4 = "NVIDIA H100", "NVIDIA L4"
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "where"),
+    [
+        ("auto", [], "the CPU: no GPU was found"),
+        ("cpu", [H100], "the CPU (ZSQ_DEVICE=cpu)"),
+        ("auto", [H100], "the CPU by `python -m worker cpu`, on NVIDIA H100 by `python -m worker gpu`"),
+        (
+            "cuda",
+            [L4, L4],
+            "the CPU by `python -m worker cpu`, on one of 2 GPUs: NVIDIA L4 by `python -m worker gpu`",
+        ),
+        ("cuda:1", [H100, L4], "the CPU by `python -m worker cpu`, on NVIDIA L4 by `python -m worker gpu`"),
+    ],
+)
+def test_it_is_told_which_workers_compute_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, gpus: list[str], where: str
+) -> None:
+    (tmp_path / "torch.py").write_text(FAKE.format(gpus=gpus))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert torch(device) == f"2.14.1, jobs run on {where}"
+
+
 def test_torch_that_cannot_be_imported_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from tests.store.blob_stores import damage
 from tests.worker.doubles import PREFIX
 from tests.worker.world import World
 from worker import inspections
@@ -92,6 +94,36 @@ def test_a_file_whose_bytes_are_gone_is_rejected(world: World) -> None:
     inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
     row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
     assert (row.state, row.error["code"]) == ("rejected", "blob_missing")
+
+
+def test_a_file_whose_bytes_are_damaged_is_rejected_in_the_end_and_may_be_sent_again(world: World) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    job_id = world.job(checkpoint_id)
+    damage(world.services.blobs, hashlib.sha256(b"12345").hexdigest())
+    found = []
+    for _ in range(4):
+        inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+        row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+        found.append((row.state, row.attempts))
+    assert found == [("pending", 1), ("pending", 2), ("rejected", 3), ("rejected", 3)]
+    assert (row.error["code"], row.error["retryable"]) == ("blob_corrupt", False)
+    assert "Upload the file again" in row.error["detail"]
+    error = world.look(job_id).error
+    assert error is not None and error["code"] == "checkpoint_rejected"
+
+    world.blob(b"12345")
+    assert world.change(lambda work: work.checkpoints.reopen(checkpoint_id))
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
+
+
+def test_a_file_that_came_damaged_once_is_read_again(world: World) -> None:
+    dataset_id = world.dataset(b"12345", state="pending")
+    damage(world.services.blobs, hashlib.sha256(b"12345").hexdigest())
+    inspect(world.services, "dataset", dataset_id, entry=PREFIX + "inspect")
+    world.blob(b"12345")
+    inspect(world.services, "dataset", dataset_id, entry=PREFIX + "inspect")
+    assert world.change(lambda work: work.datasets.get(dataset_id)).state == "ready"
 
 
 def test_a_stopping_worker_leaves_the_file_to_another(world: World) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from core.spec import Limits
 from store.errors import Unavailable
+from store.job_repository import JobRepository
 from store.tables import utc_now
+from tests.store.blob_stores import damage
+from tests.store.rows import claim_job
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
@@ -43,7 +46,7 @@ def test_a_job_succeeds_and_publishes_its_files(world: World) -> None:
     job = world.look(job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
     assert job.report == {"bits": job.spec["bits"]}
-    artifact = world.change(lambda work: work.artifacts.get(job_id, "model.onnx"))
+    (artifact,) = world.change(lambda work: work.artifacts.of_job(job_id))
     with world.services.blobs.open(artifact.blob_sha256) as file:
         assert file.read() == b"onnx of weights"
     phases = [
@@ -258,6 +261,25 @@ def test_time_counts_over_all_attempts(world: World) -> None:
     assert error is not None and (error["code"], error["field"]) == ("deadline_exceeded", "limits.seconds")
 
 
+def test_a_slow_blob_store_is_not_charged_to_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, charged = world.job(limits=Limits(seconds=600)), list[float]()
+    beat, beats = JobRepository.heartbeat, list[float]()
+
+    def beating(self: JobRepository, *args: Any, **values: Any) -> Any:
+        beats.append(values["ran_seconds"])
+        return beat(self, *args, **values)
+
+    def slow() -> None:
+        begun = len(beats)
+        assert wait_for(lambda: len(beats) > begun + 2)
+        charged.extend((beats[-1], world.look(job_id).ran_seconds))
+
+    monkeypatch.setattr(JobRepository, "heartbeat", beating)
+    during(world, monkeypatch, "local_path", slow)
+    run(world, "quantize")
+    assert world.look(job_id).status == "succeeded" and charged == [0, 0]
+
+
 def test_a_job_whose_time_is_over_says_so_itself(world: World) -> None:
     job_id = world.job(limits=Limits(seconds=5))
     world.alter(job_id, ran_seconds=5.5)
@@ -273,7 +295,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(world: World) -> None:
         # What the sweep does for a worker that seems dead, and another worker's claim.
         fence = world.look(job_id).fence
         world.change(lambda work: work.jobs.hand_back(job_id, fence, 0.0))
-        world.change(lambda work: work.jobs.claim(job_id, "another", 30))
+        world.change(lambda work: claim_job(work, job_id, "another", 30))
     job = world.look(job_id)
     assert (job.status, job.worker, job.attempt) == ("running", "another", 2)
     assert not world.queue.sent
@@ -311,6 +333,18 @@ def test_a_missing_blob_fails_the_job_clearly(world: World) -> None:
     assert error is not None and error["code"] == "blob_missing"
 
 
+def test_a_damaged_blob_fails_the_job_clearly_after_all_its_attempts(world: World) -> None:
+    job_id = world.job(world.checkpoint(b"weights"))
+    damage(world.services.blobs, world.blob(b"weights"))
+    for status in ("queued", "queued", "failed"):
+        run(world, "quantize")
+        job = world.look(job_id)
+        assert (job.status, job.handbacks) == (status, 0)
+        world.alter(job_id, not_before=None)
+    assert job.error is not None and job.error["code"] == "blob_corrupt"
+    assert "upload it anew" in job.error["detail"]
+
+
 def test_workspaces_of_killed_workers_are_removed_and_others_kept(world: World) -> None:
     with workspace(world.services.workspaces, "job_1-2"):
         for name in ("job_1-1", "ckpt_1-abc"):
@@ -323,7 +357,7 @@ def test_workspaces_of_killed_workers_are_removed_and_others_kept(world: World) 
 
 def test_a_lease_that_ran_out_is_swept_and_run_again(world: World) -> None:
     job_id = world.job()
-    world.change(lambda work: work.jobs.claim(job_id, "a worker that died", 30))
+    world.change(lambda work: claim_job(work, job_id, "a worker that died", 30))
     world.alter(job_id, lease_expires_at=utc_now() - timedelta(seconds=1))
     sweep(world.services, lambda queue: 0, Reminders(60))
     assert world.queue.sent == [("quantize", job_id)]

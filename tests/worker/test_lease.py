@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from store.job_claims import Claim
+from tests.store.rows import claim_job
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
 from worker.lease import Lease
@@ -15,7 +16,7 @@ from worker.lease import Lease
 
 def test_a_beat_that_never_returns_loses_the_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = world.job()
-    claim = world.change(lambda work: work.jobs.claim(job_id, "w", 30))
+    claim = world.change(lambda work: claim_job(work, job_id, "w", 30))
     assert isinstance(claim, Claim)
     hangs, answers = threading.Event(), threading.Event()
     original = type(world.services.database).write
@@ -33,3 +34,19 @@ def test_a_beat_that_never_returns_loses_the_lease(world: World, monkeypatch: py
         finally:
             answers.set()
     assert lease.lost, "it stays so, though the answer came after all"
+
+
+def test_only_what_the_jobs_process_runs_is_charged(world: World) -> None:
+    job_id = world.job()
+    world.alter(job_id, ran_seconds=5.0)
+    claim = world.change(lambda work: claim_job(work, job_id, "w", 30))
+    with Lease(world.services.database, claim, lease_seconds=30, every=1000) as lease:
+        lease.beat()
+        assert world.look(job_id).ran_seconds == lease.ran_seconds == 5.0, "while inputs are fetched"
+        with lease.running():
+            assert wait_for(lambda: lease.ran_seconds > 5.0)
+            lease.beat()
+            assert world.look(job_id).ran_seconds > 5.0
+        ran = lease.ran_seconds
+        lease.beat()
+        assert world.look(job_id).ran_seconds == lease.ran_seconds == ran > 5.0, "while results are published"

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from store.job_repository import JobRepository
 from store.tables import utc_now
 from tests.worker.doubles import PREFIX
 from tests.worker.test_jobs import running
@@ -98,6 +99,80 @@ def test_cancel_handback_and_lost_leases(world: World) -> None:
         world.services.stopping.set()
     assert counted("zsq_job_handbacks_total") == 1
     assert counted("zsq_job_attempt_seconds_count", method="minmax", outcome="handed_back") == 1
+
+
+OUTCOMES = ("succeeded", "failed", "canceled", "retried", "handed_back", "lost")
+
+
+def outcomes(counted: Counted) -> dict[str, float]:
+    found = {
+        outcome: counted("zsq_job_attempt_seconds_count", method="minmax", outcome=outcome)
+        for outcome in OUTCOMES
+    }
+    return {outcome: count for outcome, count in found.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("double", "write"),
+    [
+        ("run_until_told", "cancel_running"),
+        ("diverge", "fail"),
+        ("kill_itself", "retry"),
+        ("run_until_told", "hand_back"),
+        ("quantize", "succeed"),
+    ],
+)
+def test_an_attempt_whose_job_was_taken_away_is_lost_whatever_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch, double: str, write: str
+) -> None:
+    """Another worker claims it between the last heartbeat and the write of the end."""
+    job_id, counted = world.job(), Counted()
+    original = getattr(JobRepository, write)
+
+    def overtaken(self: JobRepository, id: str, fence: int, *args: Any, **values: Any) -> Any:
+        self._session.execute(text("UPDATE job SET fence = fence + 1"))
+        return original(self, id, fence, *args, **values)
+
+    monkeypatch.setattr(JobRepository, write, overtaken)
+    if write in ("cancel_running", "hand_back"):
+        with running(world, job_id, double):
+            if write == "hand_back":
+                world.services.stopping.set()
+            else:
+                world.change(lambda work: work.jobs.request_cancel(job_id))
+    else:
+        run(world, job_id, double)
+    assert world.look(job_id).status == "running", "the other one's"
+    assert outcomes(counted) == {"lost": 1}
+    for name, labels in (
+        ("zsq_job_handbacks_total", {}),
+        ("zsq_job_retries_total", {"code": "worker_crashed"}),
+        ("zsq_job_failures_total", {"code": "diverged"}),
+    ):
+        assert counted(name, **labels) == 0, name
+    assert not world.queue.sent
+
+
+@pytest.mark.parametrize("double", ["run_until_told", "kill_itself"])
+def test_a_cancel_that_the_worker_had_not_heard_counts_as_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, double: str
+) -> None:
+    job_id, counted = world.job(), Counted()
+    for write in ("hand_back", "retry"):
+        original = getattr(JobRepository, write)
+
+        def asked(self: JobRepository, *args: Any, original: Any = original, **values: Any) -> Any:
+            self.request_cancel(job_id)
+            return original(self, *args, **values)
+
+        monkeypatch.setattr(JobRepository, write, asked)
+    if double == "kill_itself":
+        run(world, job_id, double)
+    else:
+        with running(world, job_id, double):
+            world.services.stopping.set()
+    assert world.look(job_id).status == "canceled" and outcomes(counted) == {"canceled": 1}
+    assert counted("zsq_job_handbacks_total") == counted("zsq_job_retries_total", code="worker_crashed") == 0
 
 
 def test_inspections_by_verdict(world: World) -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
-from store.job_repository import JobRepository
+from store.job_repository import Beat, JobRepository
 from tests.store.blob_stores import damage
+from tests.store.rows import claim_job
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
+from worker.lease import Lease
 from worker.resume import MAX_COMPLAINTS, Keeper
 from worker.sweep import Reminders, sweep
 
@@ -30,9 +32,14 @@ def blobs(world: World) -> set[str]:
 
 
 def claimed(world: World, job_id: str) -> Claim:
-    claim = world.change(lambda work: work.jobs.claim(job_id, "w", 30))
+    claim = world.change(lambda work: claim_job(work, job_id, "w", 30))
     assert isinstance(claim, Claim)
     return claim
+
+
+def ours() -> bool:
+    """The job has not been taken away."""
+    return True
 
 
 def test_a_run_that_is_handed_back_saves_and_the_next_attempt_goes_on(world: World) -> None:
@@ -127,7 +134,7 @@ def test_only_plain_files_in_scratch_itself_are_kept(world: World, tmp_path: Pat
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     (tmp_path / "secret").write_text("secret")
-    with Keeper(world.services, claimed(world, job_id), scratch) as keeper:
+    with Keeper(world.services, claimed(world, job_id), scratch, ours) as keeper:
         keeper.offer(path.format(scratch=scratch))
     assert world.look(job_id).resume_sha256 is None
     assert blobs(world) == before and (tmp_path / "secret").exists()
@@ -148,7 +155,7 @@ def test_the_newest_save_wins_and_nobody_waits_for_a_slow_store(
     before = blobs(world)
     monkeypatch.setattr(LocalBlobWriter, "sync", slow)
     files = [tmp_path / f"kept-{n}" for n in range(3)]
-    with Keeper(world.services, claimed(world, job_id), tmp_path) as keeper:
+    with Keeper(world.services, claimed(world, job_id), tmp_path, ours) as keeper:
         for n, file in enumerate(files):
             file.write_text(str(n))
             keeper.offer(file)
@@ -160,13 +167,70 @@ def test_the_newest_save_wins_and_nobody_waits_for_a_slow_store(
     assert not [file for file in files if file.exists()]
 
 
+@pytest.mark.parametrize("how", ["discarded", "taken away"])
+def test_what_has_become_useless_is_not_stored_to_its_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    storing, may_go_on, taken_away = threading.Event(), threading.Event(), threading.Event()
+    original, written = LocalBlobWriter.write, list[int]()
+
+    def slow(self: LocalBlobWriter, data: bytes) -> None:
+        storing.set()
+        assert may_go_on.wait(60)
+        written.append(len(data))
+        original(self, data)
+
+    job_id = world.job()
+    before = blobs(world)
+    monkeypatch.setattr(LocalBlobWriter, "write", slow)
+    (tmp_path / "kept-1").write_bytes(bytes(8 << 20))
+    claim = claimed(world, job_id)
+    with Keeper(world.services, claim, tmp_path, lambda: not taken_away.is_set()) as keeper:
+        keeper.offer(tmp_path / "kept-1")
+        assert storing.wait(60)
+        if how == "discarded":
+            keeper.discard()
+        else:
+            taken_away.set()
+        may_go_on.set()
+    assert len(written) == 1, "of eight pieces"
+    assert world.look(job_id).resume_sha256 is None and blobs(world) == before
+    assert not list(world.services.blobs.incoming.iterdir()) and not (tmp_path / "kept-1").exists()  # type: ignore[attr-defined]
+
+
+def test_a_cancel_does_not_wait_for_a_slow_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = world.job()
+    heard, written = threading.Event(), list[int]()
+    take, write = Lease._take, LocalBlobWriter.write
+
+    def hearing(self: Lease, beat: Beat) -> None:
+        take(self, beat)
+        if self.cancel_requested:
+            heard.set()
+
+    def slow(self: LocalBlobWriter, data: bytes) -> None:
+        """Its owner cancels the job while the first piece is on its way."""
+        if not written:
+            world.change(lambda work: work.jobs.request_cancel(job_id))
+        assert heard.wait(60)
+        written.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(Lease, "_take", hearing)
+    monkeypatch.setattr(LocalBlobWriter, "write", slow)
+    run(world, "keep_much_and_go_on")
+    job = world.look(job_id)
+    assert (job.status, job.resume_sha256) == ("canceled", None)
+    assert len(written) == 1, "of eight pieces"
+
+
 def test_a_worker_that_lost_its_job_stores_nothing(world: World, tmp_path: Path) -> None:
     job_id = world.job()
     stale = claimed(world, job_id)
     world.change(lambda work: work.jobs.hand_back(job_id, stale.fence, 0.0))
     before = blobs(world)
     (tmp_path / "kept-1").write_text("stale")
-    with Keeper(world.services, stale, tmp_path) as keeper:
+    with Keeper(world.services, stale, tmp_path, ours) as keeper:
         keeper.offer(tmp_path / "kept-1")
     assert world.look(job_id).resume_sha256 is None and blobs(world) == before
 
@@ -190,7 +254,7 @@ def test_the_job_is_not_locked_while_a_slow_store_takes_the_bytes(
     job_id = world.job()
     done.clear()
     (tmp_path / "kept-1").write_text("1")
-    with Keeper(world.services, claimed(world, job_id), tmp_path) as keeper:
+    with Keeper(world.services, claimed(world, job_id), tmp_path, ours) as keeper:
         keeper.offer(tmp_path / "kept-1")
     assert done == ["commit", "keep"] and content(world, job_id) == b"1"
 
@@ -198,7 +262,7 @@ def test_the_job_is_not_locked_while_a_slow_store_takes_the_bytes(
 def test_who_names_wrong_files_without_end_does_not_fill_the_log(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Keeper(world.services, claimed(world, world.job()), tmp_path) as keeper:
+    with Keeper(world.services, claimed(world, world.job()), tmp_path, ours) as keeper:
         for number in range(3 * MAX_COMPLAINTS):
             keeper._complain(f"wrong-{number}" * 1000)
     assert len(caplog.messages) == MAX_COMPLAINTS + 1

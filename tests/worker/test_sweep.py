@@ -9,6 +9,7 @@ from store import job_claims
 from store.job_claims import JobClaims
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from store.tables import utc_now
+from tests.store.rows import claim_job
 from tests.worker.world import World
 from worker.sweep import Reminders, sweep
 
@@ -89,7 +90,7 @@ def test_a_job_that_its_owners_limit_holds_back_is_not_sent(world: World) -> Non
 
 def test_a_step_that_fails_does_not_stop_the_others(world: World) -> None:
     job_id = world.job()
-    world.change(lambda work: work.jobs.claim(job_id, "w", -1))
+    world.change(lambda work: claim_job(work, job_id, "w", -1))
     checkpoint_id = world.checkpoint(state="pending")
     age(world)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,15 @@ from uuid import uuid4
 
 import pytest
 
+import core.pipeline
 from core.errors import RunError
 from store.blobs import BlobStore, LocalBlobs, make_blobs
 from store.errors import BlobCorrupt, BlobMissing
 from tests.store.blob_stores import damage, put
 from worker.failures import describe
-from worker.workspace import workspace
+from worker.workspace import _NAME, MEDIA_TYPES, workspace
+
+JSON = "application/json"
 
 
 def test_what_was_brought_outlives_a_delete(tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_only_plain_files_in_the_first_output_are_published(tmp_path: Path, misd
     (foreign / "secret").write_text("the worker's environment")
     with workspace(tmp_path / "work", "job_0-1") as space:
         misdeed(space.output, foreign)
-        named = {"name": "secret", "path": str(space.output / "secret"), "media_type": "text/plain"}
+        named = {"name": "secret", "path": str(space.output / "secret"), "media_type": JSON}
         with pytest.raises(RunError, match="no such file"):
             space.publish(blobs, [named], lambda: True)
     assert not list(blobs.list_older(0))
@@ -86,6 +90,56 @@ def test_only_files_of_the_output_itself_are_published(tmp_path: Path, path: str
         (space.output / "sub").mkdir()
         for folder in (space.scratch, space.output / "sub"):
             (folder / "a").write_text("a")
-        named = {"name": "a", "path": path.format(output=space.output), "media_type": "text/plain"}
+        named = {"name": "a", "path": path.format(output=space.output), "media_type": JSON}
         with pytest.raises(RunError, match="no such file"):
             space.publish(blobs, [named], lambda: True)
+
+
+def test_what_core_publishes_is_what_may_be_published() -> None:
+    source = Path(core.pipeline.__file__).read_text()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [call.args for call in calls if ast.unparse(call.func) == "ArtifactFile"]
+    assert {ast.literal_eval(kind) for _, _, kind in named} == set(MEDIA_TYPES)
+    assert all(_NAME.fullmatch(ast.literal_eval(name)) for name, _, _ in named)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/html", "image/svg+xml", "text/html\r\nset-cookie: a=b", "", "x" * 1000, None, ["image/png"]],
+)
+def test_files_of_other_kinds_than_results_are_not_published(tmp_path: Path, kind: Any) -> None:
+    """They would be served as such from the service's own address."""
+    blobs = LocalBlobs(tmp_path / "blobs")
+    with workspace(tmp_path / "work", "job_0-1") as space:
+        (space.output / "a").write_text("<script>")
+        named = {"name": "a", "path": str(space.output / "a"), "media_type": kind}
+        with pytest.raises(RunError, match="not published"):
+            space.publish(blobs, [named], lambda: True)
+    assert not list(blobs.list_older(0))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x" * 129],
+        [""],
+        [".."],
+        [".bashrc"],
+        ["a/b"],
+        ["a\\b"],
+        ["a\r\nb"],
+        ["a\0"],
+        ["\u202efdp.exe"],
+        ["a", "a"],
+    ],
+)
+def test_names_that_nobody_could_save_under_are_not_published(tmp_path: Path, names: list[str]) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    with workspace(tmp_path / "work", "job_0-1") as space:
+        (space.output / "file").write_text("a")
+        files = [{"name": name, "path": str(space.output / "file"), "media_type": JSON} for name in names]
+        with pytest.raises(RunError, match="no result may be named"):
+            space.publish(blobs, files, lambda: True)
+        longest = "report-1.0_" + "x" * 117
+        named = {"name": longest, "path": str(space.output / "file"), "media_type": JSON}
+        assert [row.name for row in space.publish(blobs, [named], lambda: True) or ()] == [longest]

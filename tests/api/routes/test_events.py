@@ -22,7 +22,7 @@ from tests.api.conftest import Api
 from tests.api.problems import problem
 from tests.api.serving import Served, server_process, serving, until
 from tests.api.sse import Event, parsed
-from tests.store.rows import queued_job
+from tests.store.rows import claim_job, queued_job
 
 FAILURE = {"code": "diverged", "detail": "It diverged.", "retryable": False, "field": None}
 
@@ -35,7 +35,7 @@ def served(tmp_path: Path, broker_url: str, database_url: str) -> Iterator[Serve
 
 def claim(database: Database, id: str) -> int:
     with database.write() as work:
-        found = work.jobs.claim(id, "w", 60)
+        found = claim_job(work, id, "w", 60)
     assert found is not None
     return found.fence
 

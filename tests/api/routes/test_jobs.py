@@ -9,6 +9,7 @@ from store.errors import Unavailable
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
 from tests.api.conftest import Api
 from tests.api.problems import problem
+from tests.store.rows import claim_job
 
 W4A4 = {"weight": 4, "activation": 4}
 
@@ -262,7 +263,7 @@ def test_progress_of_a_running_job_is_shown(api: Api) -> None:
     job = api.submit(ready_checkpoint(api))
     progress = {"fraction": 0.5, "step": 5, "steps": 10, "eta_seconds": 3.5}
     with api.database.write() as work:
-        claim = work.jobs.claim(job["id"], "w", 60)
+        claim = claim_job(work, job["id"], "w", 60)
         assert claim is not None
         metrics = {"loss": float("nan"), "bn": 0.25}
         work.jobs.heartbeat(job["id"], claim.fence, 60, phase="training", progress=progress, metrics=metrics)
@@ -278,7 +279,7 @@ def test_cancel_is_idempotent_and_refused_after_the_end(api: Api) -> None:
         assert response.status_code == 202 and response.json()["status"] == "canceled"
     running = api.submit(job["checkpoint_id"])
     with api.database.write() as work:
-        work.jobs.claim(running["id"], "w", 60)
+        claim_job(work, running["id"], "w", 60)
     for _ in range(2):
         response = api.http.post(f"/v1/jobs/{running['id']}/cancel")
         assert response.status_code == 202 and response.json()["cancel_requested"]
@@ -326,7 +327,7 @@ def test_an_unfinished_job_is_not_deleted(api_on: Api) -> None:
     id = api_on.submit(checkpoint["id"])["id"]
     problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
     with api_on.database.write() as work:
-        claim = work.jobs.claim(id, "test", 60)
+        claim = claim_job(work, id, "test", 60)
         assert claim is not None
     problem(api_on.http.delete(f"/v1/jobs/{id}"), 409, "job_unfinished")
     with api_on.database.write() as work:

@@ -12,6 +12,7 @@ from store.queue import ANY_QUEUE
 from store.tables import Job
 from tests.api.conftest import Api
 from tests.api.problems import problem
+from tests.store.rows import claim_job
 
 
 def ready(api: Api, content: bytes = b"weights", **fields: Any) -> str:
@@ -73,10 +74,10 @@ def test_what_was_canceled_failed_or_is_another_owners_is_no_duplicate(api: Api)
     canceled, failed, stopping, foreign = (submit(api, id).json()["id"] for _ in range(4))
     api.http.post(f"/v1/jobs/{canceled}/cancel")
     with api.database.write() as work:
-        claim = work.jobs.claim(failed, "w", 60)
+        claim = claim_job(work, failed, "w", 60)
         assert claim is not None
         work.jobs.fail(failed, claim.fence, {"code": "diverged", "detail": ""})
-        work.jobs.claim(stopping, "w", 60)
+        claim_job(work, stopping, "w", 60)
         work.jobs.request_cancel(stopping)
     with api.database.writing_engine.begin() as connection:
         connection.execute(update(Job).where(Job.id == foreign).values(owner="somebody else"))

@@ -14,6 +14,7 @@ from store.queue import ANY_QUEUE
 from store.tables import IdempotencyKey, utc_now
 from tests.api.conftest import Api
 from tests.api.problems import problem
+from tests.store.rows import claim_job
 
 FORM = {"architecture": "cifar/resnet20", "bits": "w4a4"}
 
@@ -44,7 +45,7 @@ def test_the_same_request_is_answered_as_before(api: Api) -> None:
     id = ready(api)
     first = submit(api, id, "k1")
     with api.database.write() as work:  # the answer is the one of that moment, whatever came later
-        work.jobs.claim(first.json()["id"], "w", 60)
+        claim_job(work, first.json()["id"], "w", 60)
     again = submit(api, id, "k1")
     assert (again.status_code, again.content) == (first.status_code, first.content) == (202, first.content)
     for header in ("location", "retry-after", "content-type"):

@@ -14,6 +14,7 @@ from core.errors import HandedBack
 from core.methods import save_point, saved_state
 from core.methods.clock import Clock
 from core.methods.save_point import FLOOR_SECONDS, SECONDS, TIME_SHARE, SavePoint
+from core.networks import archive
 from core.spec import Budget
 from tests.core.methods.interrupted import Attempts
 from tests.core.methods.trained import GDFQ, ZAQ, TrainedConfig, context
@@ -96,6 +97,18 @@ def test_a_save_that_fails_costs_a_note_and_not_the_run(
         rehearsal.play(5, seconds=5.0)
     assert len(rehearsal.notes) == 1 and "could not be saved" in rehearsal.notes[0]
     assert rehearsal.play(1, seconds=5.0) == [6]
+
+
+def test_a_state_that_is_too_large_is_told_of_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 10)
+    rehearsal = Rehearsal(tmp_path, monkeypatch, 10, hand_back=lambda: rehearsal.clock.iterations == 9)
+    with pytest.raises(HandedBack):
+        rehearsal.play(10, seconds=5.0)
+    assert rehearsal.saved_at == [] and list(tmp_path.iterdir()) == []
+    (note,), (line,) = rehearsal.notes, caplog.messages
+    assert "at most 10 are read back" in note and "at most 10 are read back" in line
 
 
 @pytest.mark.usefixtures("short_calibration")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from core.methods import saved_state
-from core.methods.saved_state import Foreign, identity, read, write
+from core.methods.saved_state import Foreign, TooLarge, identity, read, write
+from core.networks import archive
 from core.spec import ExportConfig
 from tests.core.methods.interrupted import Attempts
 from tests.core.methods.trained import GDFQ, GDFQ_PAPER, ZAQ, ZAQ_PAPER, TrainedConfig, student_of
@@ -95,3 +96,42 @@ def test_every_file_has_a_name_of_its_own_and_is_there_whole_or_not_at_all(tmp_p
     with pytest.raises(Exception, match="pickle"):
         write(tmp_path, {}, {"x": unwritable})
     assert set(tmp_path.iterdir()) == paths
+
+
+def test_what_would_be_too_large_to_be_read_back_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 100_000)
+    whose = dict.fromkeys(("format", "version", "method", "settings", "seed", "bits", "network"), "mine")
+    outcomes = []
+    for size in (50_000, 99_000, 100_000, 101_000):
+        state = {"x": [torch.zeros(size, dtype=torch.uint8)]}
+        try:
+            path = write(tmp_path, whose, state)
+        except TooLarge as error:
+            assert "100,000 are read back" in str(error)
+            outcomes.append("refused")
+        else:
+            assert len(read(path, whose)["x"][0]) == size
+            outcomes.append("read back")
+            path.unlink()
+        assert list(tmp_path.iterdir()) == []
+    assert outcomes[0] == "read back" and outcomes[2:] == ["refused", "refused"]
+
+
+def test_tensors_that_share_their_memory_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 100_000)
+    x = torch.zeros(60_000, dtype=torch.uint8)
+    assert write(tmp_path, {}, {"x": x, "views": (x[:3], {"y": x.view(6, -1)})}).exists()
+    with pytest.raises(TooLarge):
+        write(tmp_path, {}, {"x": x, "copy": x.clone()})
+
+
+def test_nothing_of_what_is_too_large_is_written_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes take longer than a worker has that is told to stop."""
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 100_000)
+    monkeypatch.setattr(torch, "save", lambda *_: pytest.fail("it was written"))
+    with pytest.raises(TooLarge):
+        write(tmp_path, {}, {"x": torch.zeros(100_001, dtype=torch.uint8)})
