@@ -91,6 +91,7 @@ def _access(settings: ApiSettings, database: Database, counters: Counters) -> Ac
         calls=Rate("calls", settings.rate_per_minute, counters),
         failures=Rate("failed-keys", settings.failed_keys_per_minute, counters),
         uploads=Slots(settings.owner_uploads),
+        begun_uploads=settings.owner_begun_uploads,
         stored_bytes=settings.owner_stored_bytes,
         queued_jobs=settings.owner_queued_jobs,
     )

@@ -35,6 +35,7 @@ class Access:
     calls: Rate
     failures: Rate
     uploads: Slots
+    begun_uploads: int
     stored_bytes: int
     queued_jobs: int
 
@@ -51,14 +52,15 @@ class Resources:
     webhook_allowed_networks: tuple[Network, ...] = ()
 
 
-def caller_of(request: Request) -> Caller:
+# Both are async though they wait for nothing: FastAPI would call plain functions in another thread.
+async def caller_of(request: Request) -> Caller:
     """Whom the guard found. It stands before every call under /v1."""
     caller = request.state.caller
     assert isinstance(caller, Caller)
     return caller
 
 
-def resources_of(request: Request) -> Resources:
+async def resources_of(request: Request) -> Resources:
     resources = request.app.state.resources
     assert isinstance(resources, Resources)
     return resources

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+
+from api.errors import ApiError
 
 _BYTES, _SECONDS = 1 << 30, 10.0
 
@@ -21,3 +23,13 @@ async def drain(request: Request, stream: AsyncIterator[bytes]) -> None:
             left -= len(chunk)
             if left < 0:
                 break
+
+
+@asynccontextmanager
+async def draining(request: Request, stream: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """Drains the body when what is done here with the request is refused."""
+    try:
+        yield
+    except ApiError:
+        await drain(request, stream)
+        raise

@@ -82,6 +82,9 @@ class ApiSettings(StoreSettings):
     owner_uploads: Count = 16
     """Uploads of one owner at the same time, in one API process; 0: no limit."""
 
+    owner_begun_uploads: Count = 100
+    """Resumable uploads that one owner may have begun and not ended; 0: no limit."""
+
     @property
     def auth_required(self) -> bool:
         return self.auth == "required" or (self.auth == "auto" and not is_loopback(self.host))

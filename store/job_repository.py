@@ -16,9 +16,11 @@ from sqlalchemy.orm import defer
 from store.errors import AlreadyEnded, JobUnfinished
 from store.job_claims import JobClaims
 from store.job_moves import ended, held, queued_again
+from store.paging import page
 from store.tables import Artifact, Job, JobEvent, JsonObject, utc_now
 from store.transitions import ENDED, STATUSES
 
+_WITHOUT_REPORT = defer(Job.report, raiseload=True)
 _DONE = {"fraction": 1.0, "step": 0, "steps": 0, "eta_seconds": 0.0}
 
 
@@ -41,11 +43,16 @@ class Kept:
 class JobRepository(JobClaims):
     # --- reading
 
-    def get(self, id: str, owner: str | None = None) -> Job | None:
-        query = select(Job).where(Job.id == id)
-        if owner is not None:
-            query = query.where(Job.owner == owner)
+    def get(self, id: str) -> Job | None:
+        return self._session.scalars(select(Job).where(Job.id == id)).one_or_none()
+
+    def of_owner(self, id: str, owner: str) -> Job | None:
+        """Without its report, which is large, and which few ask for."""
+        query = select(Job).where(Job.id == id, Job.owner == owner).options(_WITHOUT_REPORT)
         return self._session.scalars(query).one_or_none()
+
+    def report(self, id: str) -> JsonObject | None:
+        return self._session.scalar(select(Job.report).where(Job.id == id))
 
     def page(
         self,
@@ -58,15 +65,12 @@ class JobRepository(JobClaims):
         method: str | None = None,
     ) -> tuple[Sequence[Job], str | None]:
         """Newest first, without their reports; `after` is the cursor of the page before."""
-        query = select(Job).where(Job.owner == owner).options(defer(Job.report, raiseload=True))
+        query = select(Job).where(Job.owner == owner).options(_WITHOUT_REPORT)
         filters = ((Job.status, status), (Job.checkpoint_id, checkpoint_id), (Job.method, method))
         for column, value in filters:
             if value is not None:
                 query = query.where(column == value)
-        if after is not None:
-            query = query.where(Job.id < after)
-        rows = self._session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)).all()
-        return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+        return page(self._session, query, Job.id, limit, after)
 
     def duplicate(self, owner: str, digest: str) -> Job | None:
         """The owner's newest succeeded job that computed the same, else the newest that will.
@@ -81,7 +85,7 @@ class JobRepository(JobClaims):
                 Job.status.in_(("queued", "running", "succeeded")),
                 (Job.status == "succeeded") | Job.cancel_requested_at.is_(None),
             )
-            .options(defer(Job.report, raiseload=True))
+            .options(_WITHOUT_REPORT)
             .order_by((Job.status == "succeeded").desc(), Job.id.desc())
             .limit(1)
         )

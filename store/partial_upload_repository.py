@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
-from store.tables import PartialUpload, UploadPart
+from store.paging import page
+from store.tables import PartialUpload, UploadPart, utc_now
+
+
+def begun(owner: str) -> tuple[ColumnElement[bool], ...]:
+    """Which uploads the owner has begun that are no checkpoint or dataset yet, and may still become one."""
+    return (
+        PartialUpload.owner == owner,
+        PartialUpload.resource_id.is_(None),
+        PartialUpload.expires_at > utc_now(),
+    )
 
 
 class PartialUploadRepository:
@@ -23,6 +33,12 @@ class PartialUploadRepository:
     def get(self, id: str, owner: str) -> PartialUpload | None:
         query = select(PartialUpload).where(PartialUpload.id == id, PartialUpload.owner == owner)
         return self._session.scalars(query).one_or_none()
+
+    def page(
+        self, owner: str, limit: int, after: str | None = None
+    ) -> tuple[Sequence[PartialUpload], str | None]:
+        """Those that the owner has begun, newest first; `after` is the cursor of the page before."""
+        return page(self._session, select(PartialUpload).where(*begun(owner)), PartialUpload.id, limit, after)
 
     def hold(self, id: str, owner: str) -> PartialUpload | None:
         """As `get`, and nobody else appends to it or ends it until this transaction ends."""

@@ -9,7 +9,6 @@ from kombu.exceptions import ChannelError
 QUANTIZE = "zsq.quantize"
 INSPECT_CHECKPOINT = "zsq.inspect_checkpoint"
 INSPECT_DATASET = "zsq.inspect_dataset"
-DELIVER = "zsq.deliver"
 COLLECT = "zsq.collect"
 
 ANY_QUEUE = "zsq.any"
@@ -26,7 +25,6 @@ ROUTES = {
     QUANTIZE: ANY_QUEUE,
     INSPECT_CHECKPOINT: CONTROL_QUEUE,
     INSPECT_DATASET: CONTROL_QUEUE,
-    DELIVER: CONTROL_QUEUE,
     COLLECT: CONTROL_QUEUE,
 }
 

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import InUse
+from store.paging import page
 from store.tables import Artifact, Checkpoint, Dataset, Job, JsonObject, Upload, utc_now
 from store.transitions import UNFINISHED
 
@@ -62,10 +63,7 @@ class UploadRepository(Generic[UploadRow]):
         for column, value in filters.items():
             if value is not None:
                 query = query.where(getattr(self.table, column) == value)
-        if after is not None:
-            query = query.where(self.table.id < after)
-        rows = self._session.scalars(query.order_by(self.table.id.desc()).limit(limit + 1)).all()
-        return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+        return page(self._session, query, self.table.id, limit, after)
 
     def delete(self, id: str) -> bool:
         """Raises InUse while an unfinished job needs it. False when there is none."""

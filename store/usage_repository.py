@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store.tables import Checkpoint, Dataset, Job, PartialUpload, utc_now
+from store.partial_upload_repository import begun
+from store.tables import Checkpoint, Dataset, Job, PartialUpload
 
 
 class UsageRepository:
@@ -18,14 +19,12 @@ class UsageRepository:
         One statement, which sees one moment: what becomes a checkpoint meanwhile counts once.
         """
         sums = [select(func.sum(table.bytes)).where(table.owner == owner) for table in (Checkpoint, Dataset)]
-        begun = (
-            PartialUpload.owner == owner,
-            PartialUpload.resource_id.is_(None),
-            PartialUpload.expires_at > utc_now(),
-        )
-        sums.append(select(func.sum(PartialUpload.length)).where(*begun))
+        sums.append(select(func.sum(PartialUpload.length)).where(*begun(owner)))
         terms = select(*(func.coalesce(each.scalar_subquery(), 0) for each in sums))
         return sum(int(term) for term in self._session.execute(terms).one())
+
+    def begun_uploads(self, owner: str) -> int:
+        return self._session.scalar(select(func.count()).where(*begun(owner))) or 0
 
     def queued_jobs(self, owner: str) -> int:
         queued = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status == "queued")

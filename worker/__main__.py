@@ -27,7 +27,7 @@ class Role:
     concurrency: int = 1
 
 
-# One job at a time on a device; on the control side a long inspection must not hold up deliveries.
+# One job at a time on a device; on the control side a long inspection must not hold up short ones.
 ROLES = {
     "cpu": Role((CPU_QUEUE, ANY_QUEUE)),
     "gpu": Role((GPU_QUEUE, ANY_QUEUE)),

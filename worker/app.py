@@ -11,6 +11,7 @@ run in. Time limits and cancels are the runner's, since Celery cannot stop a thr
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,13 +20,14 @@ from celery.beat import EmbeddedService, Scheduler
 from kombu.entity import Exchange, Queue
 
 from store import tracing
-from store.queue import COLLECT, CONTROL_QUEUE, DELIVER, DEVICE_QUEUES, QUEUES, ROUTES
+from store.queue import COLLECT, CONTROL_QUEUE, DEVICE_QUEUES, QUEUES, ROUTES
 from store.settings import store_settings
 from worker import forkserver, jobs, metrics
 from worker.services import services
 from worker.settings import worker_settings
 from worker.sweep import Reminders, sweep
 from worker.timer import Timer
+from worker.webhooks import deliver_due
 
 _settings = worker_settings()
 _broker_url = store_settings().broker_url
@@ -46,17 +48,12 @@ app.conf.update(
     task_create_missing_queues=False,
     task_routes={task: {"queue": queue} for task, queue in ROUTES.items()},
     beat_schedule={
-        "deliver": {
-            "task": DELIVER,
-            "schedule": _settings.sweep_seconds,
-            # What could not run in time would only be repeated.
-            "options": {"expires": max(1.0, _settings.sweep_seconds)},
-        },
         "collect": {
             "task": COLLECT,
             "schedule": _settings.collect_seconds,
             # Once at the start: a worker may never live as long as the interval.
             "last_run_at": datetime.now(UTC) - timedelta(seconds=_settings.collect_seconds),
+            # What could not run in time would only be repeated.
             "options": {"expires": max(1.0, _settings.collect_seconds)},
         },
     },
@@ -111,11 +108,10 @@ class ThreadedBeat(bootsteps.StartStopStep):  # type: ignore[misc]
         self.obj.service.stop(wait=False)
 
 
-class ThreadedSweep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The sweep, in every worker that serves the control queue; it does no harm twice.
+class Repeated(bootsteps.StartStopStep):  # type: ignore[misc]
+    """What every worker that serves the control queue does again and again; it does no harm twice.
 
-    Not a task: it repairs what waits behind tasks and what the broker has lost, so neither long tasks nor a
-    broker that is away may hold it up.
+    Not a task: neither long tasks nor a broker that is away may hold it up, nor may it hold up tasks.
     """
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
@@ -123,17 +119,40 @@ class ThreadedSweep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(worker, **kwargs)
 
     def create(self, worker: Any) -> Timer:
-        reminders = Reminders(_settings.inspection_seconds)
+        action = self.action()
 
-        def sweep_once() -> None:
+        def once() -> None:
             with tracing.untraced():
-                sweep(services(), messages_waiting, reminders)
+                action()
 
-        return Timer("sweep", _settings.sweep_seconds, sweep_once)
+        return Timer(self.alias, _settings.sweep_seconds, once)
+
+    def action(self) -> Callable[[], None]:
+        raise NotImplementedError
+
+
+class ThreadedSweep(Repeated):
+    """Repairs what waits behind tasks and what the broker has lost."""
+
+    label = "sweep"
+
+    def action(self) -> Callable[[], None]:
+        reminders = Reminders(_settings.inspection_seconds)
+        return lambda: sweep(services(), messages_waiting, reminders)
+
+
+class ThreadedDelivery(Repeated):
+    """Webhooks: a receiver that never answers takes nobody's turn."""
+
+    label = "delivery of webhooks"
+
+    def action(self) -> Callable[[], None]:
+        return lambda: deliver_due(services())
 
 
 app.steps["worker"].add(ThreadedBeat)
 app.steps["worker"].add(ThreadedSweep)
+app.steps["worker"].add(ThreadedDelivery)
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

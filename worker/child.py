@@ -74,10 +74,11 @@ def main(connection: Connection, order: Order) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
     child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}
-    threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
     _volunteer_for_the_oom_killer()
     try:
         confine(order.file_bytes)
+        # Not before: a thread keeps the privileges that it began with.
+        threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
         message = {"result": _carry_out(order, connection, told)}
         _send(connection, message)
     except BaseException as error:

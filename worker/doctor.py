@@ -15,6 +15,22 @@ import torch
 count = torch.cuda.device_count() if torch.cuda.is_available() else 0
 print(torch.__version__, *map(torch.cuda.get_device_name, range(count)), sep="\\n")
 """
+_CONFINED = """
+import os
+from worker.hardening import confine
+confine(None)
+try:
+    if os.fork() == 0:
+        os._exit(0)
+    print("start processes that outlive it")
+except PermissionError:
+    pass
+try:
+    open(f"/proc/{os.getppid()}/environ").close()
+    print("read what other processes of its user hold")
+except OSError:
+    pass
+"""
 _INSTALL = "Install zsq with its worker extra: pip install 'zsq[worker]'."
 
 
@@ -24,6 +40,7 @@ def findings() -> list[Finding]:
     checks = [
         Check("torch", lambda: torch(device), _INSTALL, 90.0),
         Check("ONNX Runtime", onnxruntime, _INSTALL, 60.0),
+        Check("confinement", confinement, _INSTALL, 30.0),
         Check("processor", processor, "See /proc/cpuinfo."),
     ]
     return [found, *examine(checks)]
@@ -83,6 +100,19 @@ def onnxruntime() -> str:
             f"{ort.__version__} computes a convolution of integers wrongly", "Install another version."
         )
     return f"{ort.__version__} computes convolutions of integers"
+
+
+def confinement() -> str | Finding:
+    """Whether the kernel holds jobs' processes as it should; they run all the same."""
+    ran = subprocess.run([sys.executable, "-c", _CONFINED], capture_output=True, text=True, timeout=20)
+    if ran.returncode != 0:
+        last = ran.stderr.strip().rpartition("\n")[2] or f"exit code {ran.returncode}"
+        raise Failure(f"no process can be confined: {last}", "See what around this process forbids it.")
+    if not ran.stdout:
+        return "jobs start no processes, and reach no network and no other process"
+    may = " and ".join(ran.stdout.splitlines())
+    advice = "Let no strangers upload, or run workers on Linux 5.19 or later with seccomp and Landlock."
+    return Finding("confinement", "warning", f"a job that is taken over may {may}", advice)
 
 
 def processor(path: Path = Path("/proc/cpuinfo")) -> str | Finding:

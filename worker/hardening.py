@@ -13,6 +13,8 @@ import sys
 import threading
 from multiprocessing import forkserver
 
+from worker import landlock, seccomp
+
 MAX_OPEN_FILES = 1024
 
 _PR_SET_PDEATHSIG = 1
@@ -34,9 +36,10 @@ def hide_memory() -> None:
 
 def confine(file_bytes: int | None) -> None:
     """For the child: no core dumps, few open files, no file above `file_bytes`, none that others may read,
-    no privileges and no way to new ones. It dies with the forkserver, and that with the worker.
+    no privileges and no way to new ones; where the kernel can, no processes of its own, no network and no
+    hold on other processes. It dies with the forkserver, and that with the worker.
 
-    Raises OSError.
+    Threads that run already keep their privileges, so there must be none. Raises OSError.
     """
     os.umask(0o077)
     _limit(resource.RLIMIT_CORE, 0)
@@ -49,6 +52,8 @@ def confine(file_bytes: int | None) -> None:
         drop_capabilities()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _let_go_of_the_forkserver()
+    landlock.install()
+    seccomp.install()
 
 
 def met_file_limit() -> bool:

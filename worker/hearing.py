@@ -19,7 +19,7 @@ from worker import messages
 
 # Few, so that a child that says more than is heard has to wait.
 WAITING_MESSAGES = 8
-# For what an ended child has said and its heirs, who hold the pipe open, do not go on with.
+# For what an ended child has said, and what whoever it left the pipe to does not go on with.
 LAST_WORDS_SECONDS = 1.0
 
 ENDED = object()
@@ -60,7 +60,7 @@ class Hearing:
 
     def close(self) -> None:
         self._closed.set()
-        # Closing alone would not wake a thread that reads, and a child's own child may keep the other end.
+        # Closing alone would not wake a thread that reads, and somebody else may keep the other end.
         with socket.socket(fileno=os.dup(self._connection.fileno())) as pipe:
             try:
                 pipe.shutdown(socket.SHUT_RDWR)

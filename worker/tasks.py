@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from store import tracing
-from store.queue import COLLECT, DELIVER, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE
+from store.queue import COLLECT, INSPECT_CHECKPOINT, INSPECT_DATASET, QUANTIZE
 from worker import collect as collecting
-from worker import inspections, jobs, retention, webhooks
+from worker import inspections, jobs, retention
 from worker.app import app, devices_served
 from worker.services import services
 
@@ -36,9 +35,3 @@ def collect() -> None:
     except Exception:  # whatever a driver raises: bytes are collected all the same
         log.exception("could not delete the rows that have been kept for long enough")
     collecting.collect(services())
-
-
-@app.task(name=DELIVER)  # type: ignore[untyped-decorator]
-def deliver() -> None:
-    with tracing.untraced():
-        webhooks.deliver_due(services())

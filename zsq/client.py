@@ -22,7 +22,8 @@ import httpx
 
 from zsq.download import OnBytes, download
 from zsq.errors import JobNotSucceeded
-from zsq.models import Artifact, Checkpoint, Dataset, Job
+from zsq.events import follow
+from zsq.models import Artifact, Checkpoint, Dataset, Job, JobEvent
 from zsq.resumable import upload
 from zsq.transport import Transport, retry_after
 
@@ -39,8 +40,8 @@ class Client:
     `api_key` defaults to `ZSQ_API_KEY`; servers on loopback need none by default.
 
     Every call raises `zsq.errors.ApiError` when the server refuses, `ConnectionLost` when it does not
-    answer. `patience`: for how many seconds in a row `wait`, `download` and resumable
-    uploads put up with no answer.
+    answer. `patience`: for how many seconds in a row `wait`, `events`, `download` and
+    resumable uploads put up with no answer.
     """
 
     def __init__(
@@ -220,6 +221,14 @@ class Client:
                 raise TimeoutError(f"{job_id} has not ended within {timeout:g} seconds.")
             self._transport.sleep(pause)
             delay = min(delay * 1.5, LONGEST_POLL)
+
+    def events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:
+        """What happens to the job, as it happens, from the beginning or behind the event with the id `after`.
+
+        Every `status` and `phase` once and in order, `progress` about once a second; it ends with the job.
+        Lost connections and a server that is away for up to `patience` seconds are waited out.
+        """
+        return follow(self._transport, job_id, after=after, patience=self.patience)
 
     def result(self, job_id: str, *, on_change: Callable[[Job], None] | None = None) -> dict[str, Any]:
         """Waits for the job and returns its report. Raises `JobNotSucceeded`."""

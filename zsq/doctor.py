@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-import zsq
+from zsq.environment import own_environment
 
 # The variables that are no settings of the server's.
 CLIENT_VARIABLES = ("ZSQ_SERVER_URL", "ZSQ_API_KEY", "ZSQ_POSTGRES_PASSWORD", "ZSQ_TORCH_INDEX")
@@ -124,8 +124,7 @@ def _ask(part: str, environment: dict[str, str]) -> tuple[list[Finding], set[str
 
 def _environment() -> dict[str, str]:
     """This one; with the broker that `zsq up` runs, when no other is set."""
-    paths = [str(Path(zsq.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = own_environment()
     try:
         from zsq.stack.broker import embedded
         from zsq.stack.settings import StackSettings

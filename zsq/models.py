@@ -154,6 +154,45 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What happened to a job. `event` is `status` (with `status`), `phase`, or `progress`, of how far it is.
+
+    `id` is where to go on behind it; a `progress` event has that of the event before it.
+    """
+
+    event: str
+    id: str | None
+    at: datetime | None
+    status: str | None
+    phase: str | None
+    attempt: int | None
+    progress: Progress
+    metrics: Mapping[str, Any]
+    error: Failure | None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended with it: it is the last event."""
+        return self.status in ENDED
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, event: str, id: str | None) -> Self:
+        return cls(
+            event=event,
+            id=id,
+            at=_time(data.get("at")),
+            status=data.get("status"),
+            phase=data.get("phase"),
+            attempt=data.get("attempt"),
+            progress=Progress.from_json(data.get("progress")),
+            metrics=_mapping(data.get("metrics")),
+            error=Failure.from_json(data.get("error")),
+            raw=data,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """One file that a job made; `sha256` is in hex."""
 

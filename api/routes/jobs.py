@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 _POLL = "1"
 
 
-def _json_only(request: Request) -> None:
+async def _json_only(request: Request) -> None:
     """curl's -d without a header says that it sends a form."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):

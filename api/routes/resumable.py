@@ -13,9 +13,10 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
-from api.drain import drain
+from api.drain import draining
 from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
-from api.routes.documented import IdPath, header_parameters, problems
+from api.routes.documented import After, IdPath, Limit, header_parameters, problems
+from api.schemas.common import Page
 from api.schemas.resumable import PartialUploadOut
 from api.services import resumable, tus
 from api.services.kinds import KINDS
@@ -88,6 +89,16 @@ def options_of_one_upload(id: IdPath, request: Request) -> Response:
     return upload_options(request)
 
 
+@router.get("", responses=problems(422))
+def list_uploads(
+    caller: CallerDep, resources: ResourcesDep, limit: Limit = 50, after: After = None
+) -> Page[PartialUploadOut]:
+    """Those that are begun and neither ended nor expired, newest first."""
+    with resources.database.read() as work:
+        rows, cursor = work.partial_uploads.page(caller.owner, limit, after)
+    return Page(items=[PartialUploadOut.of(row) for row in rows], next=cursor)
+
+
 @router.post(
     "",
     status_code=201,
@@ -101,14 +112,11 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
     If those are refused or break off, nothing is begun.
     """
     stream = request.stream()
-    try:
+    async with draining(request, stream):
         length = tus.count(request.headers, "Upload-Length")
         metadata = tus.metadata(request.headers.get("Upload-Metadata", ""))
         limit = settings_of(request).max_upload_bytes
         row = await run_sync(resumable.create, resources, caller, length, metadata, limit)
-    except ApiError:
-        await drain(request, stream)
-        raise
     if tus.brings_bytes(request.headers):
         try:
             async with admitted(request, resources, caller, has_room=True):
@@ -164,11 +172,8 @@ async def append_to_upload(
     end, that address is given again, once it is there.
     """
     stream = request.stream()
-    try:
+    async with draining(request, stream):
         at = tus.count(request.headers, "Upload-Offset")
-    except ApiError:
-        await drain(request, stream)
-        raise
     async with admitted(request, resources, caller, has_room=True):
         row = await _receive(request, stream, resources, caller, id, at)
     return Response(status_code=HTTPStatus.NO_CONTENT, headers=_progress(row))
@@ -207,7 +212,7 @@ async def _receive(
     id: str,
     at: int,
 ) -> PartialUpload:
-    try:
+    async with draining(request, stream):
         if not tus.brings_bytes(request.headers):
             raise UnsupportedMediaType(f"The Content-Type must be {tus.MEDIA_TYPE}.")
         refuse_encoded(request.headers)
@@ -217,9 +222,6 @@ async def _receive(
         if length.isdecimal() and int(length) > room:
             raise _too_much(room)
         row = await _append(stream, resources, caller, id, at, room, checksum)
-    except ApiError:
-        await drain(request, stream)
-        raise
     if row.offset == row.length:
         end = resumable.settled if at == row.length else resumable.finish
         row = await run_sync(end, resources, caller, id)

@@ -18,7 +18,8 @@ class LimitsOut(BaseModel):
     """What the caller may take and has taken.
 
     `key_id` is null where no key is needed, `calls_per_minute` where calls are not counted. `uploads` counts
-    those under way in the API process that answers; `upload_bytes` is the largest file.
+    those under way in the API process that answers, `begun_uploads` the resumable ones that are not ended;
+    `upload_bytes` is the largest file.
     """
 
     owner: str
@@ -26,5 +27,6 @@ class LimitsOut(BaseModel):
     stored_bytes: Allowance
     queued_jobs: Allowance
     uploads: Allowance
+    begun_uploads: Allowance
     calls_per_minute: Allowance | None
     upload_bytes: int

@@ -11,13 +11,17 @@ from store.tables import PartialUpload
 
 
 class PartialUploadOut(BaseModel):
-    """`offset` of `length` bytes have come; joined, they are the checkpoint or dataset in `links`."""
+    """`offset` of `length` bytes have come; joined, they are the checkpoint or dataset in `links`.
+
+    `metadata` is what `Upload-Metadata` said when it was begun, but for `kind`.
+    """
 
     id: str
     kind: Literal["checkpoint", "dataset"]
     state: Literal["receiving", "joining", "complete"]
     offset: int
     length: int
+    metadata: dict[str, str]
     resource_id: str | None
     created_at: Time
     expires_at: Time
@@ -32,6 +36,7 @@ class PartialUploadOut(BaseModel):
         return cls(
             **{name: getattr(row, name) for name in same},
             state=_state(row),
+            metadata={name: value for name, value in row.fields.items() if name != "kind"},
             links=links,
         )
 

@@ -165,7 +165,7 @@ def _refuse_rejected(upload: Upload, noun: str, field: str) -> None:
 
 
 def find(work: UnitOfWork, caller: Caller, id: str) -> Job:
-    job = work.jobs.get(id, caller.owner)
+    job = work.jobs.of_owner(id, caller.owner)
     if job is None:
         raise not_found("job", id)
     return job
@@ -193,8 +193,7 @@ def delete(resources: Resources, caller: Caller, id: str) -> None:
 
 
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:
-    job = _succeeded(work, caller, id)
-    return job.report or {}
+    return work.jobs.report(_succeeded(work, caller, id).id) or {}
 
 
 def artifacts(work: UnitOfWork, caller: Caller, id: str) -> Sequence[Artifact]:

@@ -86,7 +86,7 @@ class FormReader:
                 raise Invalid.one(self._name, "too_long", f"longer than {_MAX_FIELD_BYTES} bytes")
             return
         if self._writer.size + end - start > self._max_bytes:
-            raise PayloadTooLarge(f"Files may hold {self._max_bytes} bytes at most (ZSQ_MAX_UPLOAD_BYTES).")
+            raise too_large(self._max_bytes)
         self._writer.write(memoryview(data)[start:end])
 
     def on_part_end(self) -> None:
@@ -120,3 +120,7 @@ def _decoded(text: bytes, what: str) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise MalformedRequest(f"The form is not valid UTF-8: {what}.") from None
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"Files may hold {max_bytes} bytes at most (ZSQ_MAX_UPLOAD_BYTES).")

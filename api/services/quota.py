@@ -1,4 +1,4 @@
-"""What an owner may take: bytes, queued jobs, uploads at the same time.
+"""What an owner may take: bytes, queued jobs, uploads at the same time and begun ones.
 
 Bytes are asked for twice: by what an upload announces, or as it streams what it has brought, and in the
 transaction that keeps it, under the owner's lock, so that no number of calls at the same time gets past a
@@ -16,14 +16,14 @@ from fastapi import Request
 
 from api import metrics
 from api.deps import Access, Caller, Resources
-from api.drain import drain
-from api.errors import ApiError, QuotaExceeded, TooMany
+from api.drain import draining
+from api.errors import QuotaExceeded, TooMany
 from api.schemas.limits import Allowance, LimitsOut
 from store.database import UnitOfWork
 
 # What a form may take beside its file: an upload that fits is not refused for its wrapping.
 _FORM_BYTES = 64 << 10
-_UPLOAD_SECONDS, _JOB_SECONDS = 5, 30
+_UPLOAD_SECONDS, _JOB_SECONDS, _BEGUN_SECONDS = 5, 30, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ async def admitted(
     """
     access = resources.access
     with access.uploads.one(caller.owner) as free:
-        try:
+        async with draining(request, request.stream()):
             if not free:
                 metrics.limited("uploads")
                 raise TooMany(
@@ -74,9 +74,6 @@ async def admitted(
             room = _UNLIMITED if has_room else await run_sync(_room, resources, caller)
             length = request.headers.get("content-length", "")
             room.check_body(int(length) if length.isdecimal() else 0)
-        except ApiError:
-            await drain(request, request.stream())
-            raise
         yield room
 
 
@@ -89,7 +86,7 @@ def _room(resources: Resources, caller: Caller) -> Room:
 
 def lock(work: UnitOfWork, access: Access, caller: Caller) -> None:
     """First thing in a transaction that adds to what the owner has; the checks below then hold."""
-    if access.stored_bytes or access.queued_jobs:
+    if access.stored_bytes or access.queued_jobs or access.begun_uploads:
         work.lock_owner(caller.owner)
 
 
@@ -110,9 +107,21 @@ def check_queue(work: UnitOfWork, access: Access, caller: Caller) -> None:
         )
 
 
+def check_begun(work: UnitOfWork, access: Access, caller: Caller) -> None:
+    """Raises TooMany when as many resumable uploads are begun as may."""
+    if access.begun_uploads and work.usage.begun_uploads(caller.owner) >= access.begun_uploads:
+        metrics.limited("begun_uploads")
+        raise TooMany(
+            f"{access.begun_uploads} uploads of yours are begun, as many as may be. End one or delete it: "
+            "GET /v1/uploads lists them. Those that nothing comes for go by themselves.",
+            code="too_many_begun_uploads",
+            retry_after=_BEGUN_SECONDS,
+        )
+
+
 async def limits(resources: Resources, caller: Caller, max_upload_bytes: int) -> LimitsOut:
     access = resources.access
-    stored, queued = await run_sync(_taken, resources, caller)
+    stored, queued, begun = await run_sync(_taken, resources, caller)
     calls = await access.calls.look(caller.owner)
     return LimitsOut(
         owner=caller.owner,
@@ -120,11 +129,13 @@ async def limits(resources: Resources, caller: Caller, max_upload_bytes: int) ->
         stored_bytes=Allowance.of(stored, access.stored_bytes),
         queued_jobs=Allowance.of(queued, access.queued_jobs),
         uploads=Allowance.of(access.uploads.used(caller.owner), access.uploads.allowed),
+        begun_uploads=Allowance.of(begun, access.begun_uploads),
         calls_per_minute=Allowance.of(calls.limit - calls.remaining, calls.limit) if calls else None,
         upload_bytes=max_upload_bytes,
     )
 
 
-def _taken(resources: Resources, caller: Caller) -> tuple[int, int]:
+def _taken(resources: Resources, caller: Caller) -> tuple[int, int, int]:
     with resources.database.read() as work:
-        return work.usage.stored_bytes(caller.owner), work.usage.queued_jobs(caller.owner)
+        usage, owner = work.usage, caller.owner
+        return usage.stored_bytes(owner), usage.queued_jobs(owner), usage.begun_uploads(owner)

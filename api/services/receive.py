@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api import metrics
-from api.drain import drain
-from api.errors import ApiError, Invalid, PayloadTooLarge, UnsupportedMediaType
+from api.drain import draining
+from api.errors import Invalid, UnsupportedMediaType
 from api.schemas.common import Fields
-from api.services.multipart import FormReader
+from api.services.multipart import FormReader, too_large
 from api.services.quota import Room
 from store.blobs import BlobStore, BlobWriter
 
@@ -59,7 +59,7 @@ async def receive(
     """
     stream = request.stream()
     with ExitStack() as stack:
-        try:
+        async with draining(request, stream):
             kind, options = parse_options_header(request.headers.get("content-type"))
             refuse_encoded(request.headers)
             if kind == b"multipart/form-data":
@@ -74,9 +74,6 @@ async def receive(
             else:
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
-        except ApiError:
-            await drain(request, stream)
-            raise
         for name, writer in received.files.items():
             if writer.size == 0:
                 raise Invalid.one(name, "empty_file", "the file is empty")
@@ -184,7 +181,3 @@ def validated(schema: type[Fields], values: Mapping[str, str]) -> Fields:
     except ValidationError as error:
         raise Invalid.from_pydantic(error.errors()) from None
     return fields
-
-
-def too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"Files may hold {max_bytes} bytes at most (ZSQ_MAX_UPLOAD_BYTES).")

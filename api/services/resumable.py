@@ -17,7 +17,8 @@ from api.schemas.common import FormFields
 from api.services import quota
 from api.services.dispatch import announce_upload
 from api.services.kinds import KINDS, Kind
-from api.services.receive import too_large, validated
+from api.services.multipart import too_large
+from api.services.receive import validated
 from api.services.tus import IGNORED_METADATA
 from api.services.uploads import Content, in_place, made, not_found, put
 from store.blobs import BlobRef, BlobStore, BlobWriter
@@ -40,7 +41,7 @@ def create(
 ) -> PartialUpload:
     """Refuses at once what a plain upload would refuse at its end.
 
-    Raises Invalid, PayloadTooLarge, QuotaExceeded.
+    Raises Invalid, PayloadTooLarge, QuotaExceeded, TooMany.
     """
     if length > max_bytes:
         raise too_large(max_bytes)
@@ -49,6 +50,7 @@ def create(
     kind, _ = _meant(metadata)
     with resources.database.write() as work:
         quota.lock(work, resources.access, caller)
+        quota.check_begun(work, resources.access, caller)
         quota.check_room(work, resources.access, caller, length)
         return work.partial_uploads.add(
             PartialUpload(

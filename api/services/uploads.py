@@ -53,6 +53,7 @@ def in_place(resources: Resources, *files: Content) -> Iterator[None]:
     Even bytes that are known: what has been damaged since is mended by that. They go again when the block
     refuses what they are for.
     """
+    resources.database.ping()  # while there is nobody to name bytes, none are kept
     try:
         for file in files:
             file.commit()

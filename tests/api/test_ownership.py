@@ -187,6 +187,7 @@ OTHERS: dict[tuple[str, str], Callable[[Keyed, str, Owned], None]] = {
     ("GET", "/v1/jobs"): _lists_nothing,
     ("POST", "/v1/quantize"): _one_shot_is_new,
     ("POST", "/v1/uploads"): _begun_upload_is_his,
+    ("GET", "/v1/uploads"): _lists_nothing,
     ("OPTIONS", "/v1/uploads"): _says_the_same_to_all,
     ("OPTIONS", "/v1/uploads/{id}"): _says_the_same_to_all,
     ("GET", "/v1/webhooks/secret"): _secret_is_his,
@@ -269,5 +270,5 @@ def test_other_calls_show_and_change_nothing_of_anothers(
 
 
 def everything(keyed: Keyed) -> list[Any]:
-    paths = ("/v1/checkpoints", "/v1/datasets", "/v1/jobs", "/v1/webhooks/secret")
+    paths = ("/v1/checkpoints", "/v1/datasets", "/v1/jobs", "/v1/uploads", "/v1/webhooks/secret")
     return [keyed.http.get(path).json() for path in paths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -53,7 +54,8 @@ def run_programs(payload: dict[str, Any], context: RunContext) -> dict[str, Any]
     """What no inspection may do, so that a test can see that it would be seen."""
 
     def entry(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
-        subprocess.run(["true"], check=True)
+        with contextlib.suppress(PermissionError):  # the kernel's answer, where it confines children
+            subprocess.run(["true"], check=True)
         pickle.loads(pickle.dumps(Path("x")))
         (context.scratch / "file").write_text("x")
         return {"held": len(bytearray(256 << 20))}

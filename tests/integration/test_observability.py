@@ -140,6 +140,6 @@ def test_heartbeats_and_sweeps_write_no_traces_of_their_own(watched: Watched) ->
         # What the schedule sends by itself; on a slow machine also reminders of what waits long.
         *(
             ("zsq-worker", f"apply_async/zsq.{task}")
-            for task in ("deliver", "collect", "inspect_checkpoint", "quantize")
+            for task in ("collect", "inspect_checkpoint", "quantize")
         ),
     }

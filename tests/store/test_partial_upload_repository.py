@@ -38,6 +38,21 @@ def test_parts_come_back_in_the_order_of_their_bytes(database: Database) -> None
         assert work.partial_uploads.get(id, "somebody else") is None
 
 
+def test_pages_are_newest_first_and_hold_what_is_begun(database: Database) -> None:
+    ids = [added(database) for _ in range(5)]
+    with database.write() as work:
+        row = work.partial_uploads.hold(ids[3], "local")
+        assert row is not None
+        work.partial_uploads.complete(row, "ckpt_1")
+    with database.read() as work:
+        first, cursor = work.partial_uploads.page("local", 3)
+        rest, end = work.partial_uploads.page("local", 3, cursor)
+        assert work.partial_uploads.page("somebody else", 3) == ([], None)
+    left = sorted({*ids} - {ids[3]}, reverse=True)
+    assert [row.id for row in first] == left[:3]
+    assert [row.id for row in rest] == left[3:] and end is None
+
+
 def test_a_part_keeps_its_bytes_in_use_until_the_upload_is_complete_or_gone(database: Database) -> None:
     ids = [added(database), added(database)]
     sha256s = ("12" * 32, "34" * 32)

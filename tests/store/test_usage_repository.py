@@ -28,6 +28,15 @@ def test_bytes_are_those_of_the_owners_uploads_finished_and_begun(database: Data
         assert work.usage.stored_bytes("ann") == 2**40 + 20 + 300, "what became a checkpoint counts as one"
 
 
+def test_begun_uploads_are_those_that_may_still_become_something(database: Database) -> None:
+    with database.write() as work:
+        work.partial_uploads.add(partial_upload("up_1"))
+        work.partial_uploads.add(partial_upload("up_2", resource_id="ckpt_1"))
+        work.partial_uploads.add(partial_upload("up_3", expires_at=utc_now() - timedelta(seconds=1)))
+        work.partial_uploads.add(partial_upload("up_4", owner="bob"))
+        assert work.usage.begun_uploads("ann") == 1
+
+
 def test_an_upload_that_becomes_a_checkpoint_meanwhile_counts_once(database: Database) -> None:
     with database.write() as work:
         work.partial_uploads.add(partial_upload("up_1"))

@@ -15,7 +15,7 @@ from tests.store.rows import claim_job
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
 from worker.__main__ import ROLES
-from worker.app import ThreadedSweep, app, devices_served, messages_waiting
+from worker.app import ThreadedDelivery, ThreadedSweep, app, devices_served, messages_waiting
 from worker.settings import WorkerSettings
 from worker.tasks import quantize
 
@@ -107,6 +107,25 @@ def test_control_workers_sweep_beside_their_tasks(
         step.stop(worker)
         assert not step.obj.running
     assert world.look(job_id).status == ("queued" if role == "control" else "running")
+
+
+def test_control_workers_deliver_beside_their_tasks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that does not answer holds up nothing else."""
+    heard = {name: app.amqp.queues[name] for name in ROLES["control"].queues}
+    monkeypatch.setattr(app.amqp.queues, "_consume_from", heard)
+    monkeypatch.setattr("worker.app.services", lambda: world.services)
+    job_id = world.job()
+    world.alter(job_id, webhook_url="http://127.0.0.1:9/hook")
+    world.change(lambda work: work.jobs.request_cancel(job_id))
+    worker = SimpleNamespace(app=app, steps=[])
+    step = ThreadedDelivery(worker)
+    assert step.include(worker)
+    step.start(worker)
+    try:
+        assert wait_for(lambda: world.change(lambda work: work.webhooks.of_job(job_id)[0].error))
+    finally:
+        step.stop(worker)
+    assert not step.obj.running
 
 
 def test_jobs_may_start_processes() -> None:

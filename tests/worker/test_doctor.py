@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from store.findings import Failure, Finding
-from worker.doctor import onnxruntime, processor, torch
+from tests.worker.test_landlock import has_landlock
+from worker import bpf
+from worker.doctor import confinement, onnxruntime, processor, torch
 
 
 def test_torch_is_asked_in_a_process_of_its_own() -> None:
@@ -69,3 +73,24 @@ def test_processors_without_vnni_are_warned_of(tmp_path: Path, flags: str, fine:
     found = processor(path)
     assert isinstance(found, str) == fine
     assert isinstance(found, str) or (isinstance(found, Finding) and "7-bit" in str(found.advice))
+
+
+@pytest.mark.skipif(not (bpf.machine() and has_landlock()), reason="the kernel cannot")
+def test_confined_jobs_are_fine() -> None:
+    found = confinement()
+    assert isinstance(found, str) and "no processes" in found
+
+
+@pytest.mark.skipif(bpf.machine() is None, reason="no filter is known for this machine")
+def test_jobs_that_the_kernel_does_not_confine_are_warned_of() -> None:
+    script = """
+from tests.worker.kernels import without
+from worker.doctor import confinement
+from worker.hardening import drop_capabilities
+without("seccomp", "landlock")
+drop_capabilities()
+print(confinement())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "level='warning'" in ran.stdout, ran.stderr
+    assert "start processes that outlive it and read" in ran.stdout

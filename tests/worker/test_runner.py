@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -153,14 +155,15 @@ def test_half_a_message_holds_up_nobody_who_wants_the_child_to_end(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hear")]
 
 
-def test_a_child_whose_own_child_keeps_the_pipe_has_ended(supervised: Supervised, tmp_path: Path) -> None:
-    heir = tmp_path / "heir"
-    try:
-        outcome = supervised.run("say_half", {"then": "die", "pid_file": str(heir)}, seconds=600)
+def test_a_child_whose_pipe_somebody_keeps_has_ended(supervised: Supervised) -> None:
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as heir:
+        heir.bind(f"{short}/heir")
+        heir.listen()
+        outcome = supervised.run("say_half", {"heir": f"{short}/heir"}, seconds=600)
         assert failed(outcome) == "worker_crashed"
-    finally:
-        assert wait_for(heir.exists, 60)
-        os.kill(int(heir.read_text()), signal.SIGKILL)
+        with heir.accept()[0] as taken:
+            _, [pipe], _, _ = socket.recv_fds(taken, 10, 1)
+        os.close(pipe)
 
 
 @pytest.mark.parametrize("hand_back", [0.2, 300])

@@ -35,6 +35,10 @@ def findings(said: str) -> dict[str, dict[str, Any]]:
 
 def test_a_machine_in_order(tmp_path: Path, broker_url: str, postgres_url: str) -> None:
     upgrade(postgres_url)
+    # A `store` of the user's own in the folder must not be taken for ours.
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "__init__.py").touch()
+    (tmp_path / "store" / "doctor.py").write_text("raise SystemExit('not ours')")
     code, said = doctor(tmp_path, "--json", ZSQ_BROKER_URL=broker_url, ZSQ_DATABASE_URL=postgres_url)
     found = findings(said)
     assert [each for each in found.values() if each["level"] == "failure"] == []

@@ -1,7 +1,8 @@
-"""`zsq jobs`: list, show, watch, cancel, delete, report, download."""
+"""`zsq jobs`: list, show, watch, events, cancel, delete, report, download."""
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,19 @@ def watch(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) 
     with connect(server, api_key) as client:
         job = follow(client, job_id)
         print_report(console(), client.report(job_id), job.method or "")
+
+
+@jobs.command("events")
+def events(
+    job_id: str,
+    after: Annotated[str | None, typer.Option(help="Only what came behind the event with this id.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+) -> None:
+    """Print what happens to a job, as it happens until it ends: one JSON object a line, for programs."""
+    with connect(server, api_key) as client:
+        for event in client.events(job_id, after=after):
+            typer.echo(json.dumps({"event": event.event, "id": event.id, **event.raw}))
 
 
 @jobs.command("cancel")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import zsq
 from zsq.commands.common import new_group
+from zsq.environment import own_environment
 from zsq.errors import ClientError
 
 keys = new_group(
@@ -53,18 +51,11 @@ def revoke(key_id: str, as_json: AsJson = False) -> None:
 
 
 def _run(*words: str, as_json: bool) -> None:
-    root = Path(zsq.__file__).resolve().parent.parent
     if find_spec("store") is None or find_spec("sqlalchemy") is None:
         raise ClientError(
             "Keys are made where the server is installed, on its database: pip install 'zsq[api]'."
         )
-    env = {
-        **os.environ,
-        # Our package and nobody else's `store` that happens to lie in this folder.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
-        "PYTHONSAFEPATH": "1",
-    }
     command = [sys.executable, "-m", "store.keys", *words, *(["--json"] if as_json else [])]
-    code = subprocess.run(command, env=env, check=False).returncode
+    code = subprocess.run(command, env=own_environment(), check=False).returncode
     if code:
         raise typer.Exit(code)

@@ -13,6 +13,7 @@ _ROWS = (
     ("stored_bytes", "stored"),
     ("queued_jobs", "queued jobs"),
     ("uploads", "uploads under way"),
+    ("begun_uploads", "resumable uploads begun"),
     ("calls_per_minute", "calls in the last minute"),
 )
 

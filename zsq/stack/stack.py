@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-import zsq
+from zsq.environment import own_environment
 from zsq.stack.broker import Broker, free_port
 from zsq.stack.errors import StackError
 from zsq.stack.part import Part, ending
@@ -185,15 +184,10 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **os.environ,
+            **own_environment(),
             "ZSQ_DATA_DIR": str(self.data_dir),
             "ZSQ_HOST": _HOST,
             "ZSQ_PORT": str(self.port),
-            # Our packages and nobody else's `api` or `worker` that happens to lie in this folder.
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(Path(zsq.__file__).parents[1]), os.environ.get("PYTHONPATH")])
-            ),
-            "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
             "ZSQ_LOG_FORMAT": self._log_format,
             **self._extra,

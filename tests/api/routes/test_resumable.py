@@ -354,6 +354,48 @@ def test_an_upload_expires_when_nothing_comes(api: Api) -> None:
     assert api.http.head(url, headers=TUS).status_code == 410
 
 
+def test_begun_uploads_are_found_again(api_on: Api) -> None:
+    urls = [begun(api_on, 10, name=name) for name in ("first", "second", "third")]
+    send(api_on, urls[1], 0, b"1234")
+    done = begun(api_on, 7)
+    send(api_on, done, 0, b"weights")
+    assert api_on.http.get("/v1/limits").json()["begun_uploads"] == {"used": 3, "allowed": 100}
+    found: list[Any] = []
+    query: dict[str, Any] = {"limit": 2}
+    while True:
+        page = api_on.http.get("/v1/uploads", params=query).json()
+        found += page["items"]
+        if page["next"] is None:
+            break
+        query["after"] = page["next"]
+    newest_first = sorted(urls, reverse=True)
+    assert [each["links"]["self"] for each in found] == newest_first, "and not the complete one"
+    second = found[newest_first.index(urls[1])]
+    assert (second["kind"], second["offset"], second["length"]) == ("checkpoint", 4, 10)
+    assert second["metadata"] == {"architecture": "cifar/resnet20", "name": "second"}
+    assert second == api_on.http.get(urls[1]).json()
+    change(api_on, expires_at=utc_now() - timedelta(seconds=1))
+    assert api_on.http.get("/v1/uploads").json() == {"items": [], "next": None}
+
+
+def test_no_more_are_begun_than_may_be(serve: Callable[..., Keyed], database_url: str) -> None:
+    keyed = serve(database_url=database_url, owner_begun_uploads=3, owner_queued_jobs=0)
+    with keyed.calling_as("ann"), ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: begin(keyed, 7), range(8)))
+        assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 5
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert "GET /v1/uploads" in problem(refused, 429, "too_many_begun_uploads")["detail"]
+        assert int(refused.headers["retry-after"]) > 0
+        ended, given_up, _ = (each["links"]["self"] for each in keyed.http.get("/v1/uploads").json()["items"])
+        send(keyed, ended, 0, b"weights")
+        assert begin(keyed, 7).status_code == 201, "what has become a checkpoint counts no more"
+        assert begin(keyed, 7).status_code == 429
+        assert keyed.http.delete(given_up, headers=TUS).status_code == 204
+        assert begin(keyed, 7).status_code == 201
+    with keyed.calling_as("bob"):
+        assert begin(keyed, 7).status_code == 201
+
+
 def test_an_upload_of_another_owner_is_not_there(api: Api) -> None:
     url = begun(api, 10)
     change(api, owner="somebody else")

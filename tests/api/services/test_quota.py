@@ -154,6 +154,7 @@ def test_limits_say_what_there_is(api: Api) -> None:
         "stored_bytes": {"used": 0, "allowed": None},
         "queued_jobs": {"used": 0, "allowed": 1000},
         "uploads": {"used": 0, "allowed": 16},
+        "begun_uploads": {"used": 0, "allowed": 100},
         "calls_per_minute": None,
         "upload_bytes": api.settings.max_upload_bytes,
     }

@@ -20,6 +20,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     upgrade(f"sqlite:///{tmp_path / 'zsq.db'}")
     # A `store` of the user's own in the folder must not be taken for ours.
     (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "__init__.py").touch()
     (tmp_path / "store" / "keys.py").write_text("raise SystemExit('not ours')")
     return {**os.environ, "ZSQ_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 

@@ -1,0 +1,175 @@
+"""What code that has taken a child over would try. Each says how it went: "done", or the name of the errno.
+
+None does harm where nothing stops it: signals are 0, processes end at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.context import RunContext
+
+PREFIX = "tests.worker.escapes:"
+PTRACE_PEEKUSER = 3  # fails with ESRCH for a process that is not traced
+
+
+def attempt(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """`pid` is a process of the same user, `port` one that listens on loopback; `names` are some of them."""
+    stranger, port = payload["pid"], payload["port"]
+    pipe, _ = os.pipe()
+    actions = {
+        "fork": lambda: _end_and_reap(os.fork()),
+        "vfork": lambda: _end_and_reap(_libc("vfork")),
+        "subprocess": lambda: subprocess.run(["true"], check=True),
+        "a session of its own": lambda: subprocess.run(["true"], check=True, start_new_session=True),
+        "posix_spawn": lambda: _reap(os.posix_spawn("/bin/true", ["true"], {})),
+        "clone3": lambda: _libc("syscall", 435, None, 0),
+        "exec": lambda: os.execv("/bin/true", ["true"]),
+        "connect": lambda: socket.create_connection(("127.0.0.1", port), 5).close(),
+        "IPv4": lambda: socket.socket(socket.AF_INET).close(),
+        "IPv6": lambda: socket.socket(socket.AF_INET6).close(),
+        "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close(),
+        "kill": lambda: os.kill(stranger, 0),
+        "kill the forkserver": lambda: os.kill(os.getppid(), 0),
+        "kill a group": lambda: os.kill(0, 0),
+        "kill everybody": lambda: os.kill(-1, 0),
+        "tgkill": lambda: _libc("tgkill", stranger, stranger, 0),
+        "sigqueue": lambda: _libc("sigqueue", stranger, 0, None),
+        "pidfd": lambda: signal.pidfd_send_signal(os.pidfd_open(stranger), 0),
+        "signals by a pipe": lambda: fcntl.fcntl(pipe, fcntl.F_SETOWN, stranger),
+        "prlimit": lambda: resource.prlimit(stranger, resource.RLIMIT_CPU),
+        "ptrace": lambda: _libc("ptrace", PTRACE_PEEKUSER, stranger, None, None),
+        "process_vm_readv": lambda: _libc("process_vm_readv", stranger, None, 0, None, 0, 0),
+        "terminal": lambda: fcntl.ioctl(pipe, 0x5412, b"x"),
+        "unshare": lambda: _libc("unshare", 0),
+    }
+    return {name: _went(actions[name]) for name in payload.get("names", actions)}
+
+
+def live(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """What a child may do after all."""
+    actions = {**_RIGHTS, "files": lambda: _move_between_folders(context.scratch)}
+    return {name: _went(action) for name, action in actions.items()}
+
+
+def leave_somebody_behind(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """By each way, a process in a session of its own that stays for a while, with `mark` in its command."""
+    command = f"sleep 20; : {payload['mark']}"
+    ways: list[Callable[[], object]] = [
+        lambda: subprocess.Popen(["sh", "-c", command], start_new_session=True),
+        lambda: os.posix_spawn("/bin/sh", ["sh", "-c", command], {}, setsid=True),
+        lambda: os.system(f"setsid sh -c '{command}' &"),
+        lambda: os.fork() or (os.setsid(), os.execv("/bin/sh", ["sh", "-c", command])),
+    ]
+    for way in ways:
+        _went(way)
+    return {}
+
+
+def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    _libc("syscall", payload["number"])
+    return {}
+
+
+def abort(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    os.abort()
+
+
+def spy_by_name(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """What it can open of the processes `pids`, and of its forkserver."""
+    pids = {**payload["pids"], "forkserver": os.getppid()}
+    return {
+        f"{file} of {name}": _went(lambda path=Path(f"/proc/{pid}/{file}"): path.open("rb").close())
+        for name, pid in pids.items()
+        for file in ("mem", "environ", "fd/0")
+    }
+
+
+def show_threads(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Of each thread: its mode of seccomp, and the privileges that it could use."""
+    statuses = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+    found = [dict(line.split(":", 1) for line in status.splitlines()) for status in statuses]
+    return {
+        "threads": len(found),
+        "seccomp": sorted({int(status["Seccomp"]) for status in found}),
+        "privileges": sorted({int(status["CapPrm"], 16) for status in found}),
+    }
+
+
+def _use_threads() -> None:
+    said: list[int] = []
+    threads = [threading.Thread(target=said.append, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 8
+    torch.set_num_threads(4)
+    assert float((torch.ones(512, 512) @ torch.ones(512, 512)).sum()) == 512**3
+
+
+def _use_local_sockets() -> None:
+    ours, theirs = socket.socketpair()
+    ours.send(b"x")
+    assert theirs.recv(1) == b"x"
+
+
+def _move_between_folders(here: Path) -> None:
+    folders = [here / "from", here / "to"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "file").write_text("x")
+    (folders[0] / "file").rename(folders[1] / "file")
+    os.link(folders[1] / "file", folders[0] / "link")
+
+
+_RIGHTS: dict[str, Callable[[], object]] = {
+    "threads": _use_threads,
+    "local sockets": _use_local_sockets,
+    "signal to itself": lambda: os.kill(os.getpid(), 0),
+    "signal to a thread of its own": lambda: signal.pthread_kill(threading.get_ident(), 0),
+    "limits of its own": lambda: resource.prlimit(0, resource.RLIMIT_CPU),
+    "limits of its own, by pid": lambda: resource.prlimit(os.getpid(), resource.RLIMIT_CPU),
+    "flags of a descriptor": lambda: fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL),
+    "its own memory": lambda: Path("/proc/self/mem").open("rb").close(),
+    "its own name": lambda: Path("/proc/self/comm").write_text("zsq"),
+}
+
+
+def _went(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except OSError as error:
+        return errno.errorcode[error.errno] if error.errno else str(error)
+    return "done"
+
+
+def _libc(name: str, *arguments: object) -> int:
+    answer = int(getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments))
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return answer
+
+
+def _end_and_reap(pid: int) -> None:
+    if pid == 0:
+        os._exit(0)
+    _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    os.waitpid(pid, 0)

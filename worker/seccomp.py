@@ -1,0 +1,103 @@
+"""The system calls that Linux refuses a child: it gets no process of its own, no network and no hold on
+other processes. What it starts would outlive its kill; as it is, nothing does.
+
+All other calls are allowed. A list of allowed ones would break with each release of libc, torch and the
+drivers of GPUs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from worker import bpf
+from worker.bpf import Machine, Rule, never, only, only_with, refuse
+
+# On x86_64 and on aarch64, where `clone` does all that the older calls do.
+NUMBERS: dict[str, tuple[int, int]] = {
+    "add_key": (248, 217),
+    "bpf": (321, 280),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "fcntl": (72, 25),
+    "io_uring_setup": (425, 425),
+    "ioctl": (16, 29),
+    "keyctl": (250, 219),
+    "kill": (62, 129),
+    "mount": (165, 40),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    "prlimit64": (302, 261),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "request_key": (249, 218),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "setns": (308, 268),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "tgkill": (234, 131),
+    "tkill": (200, 130),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+}
+ONLY_X86_64 = {"fork": 57, "vfork": 58}
+
+_CLONE_THREAD = 0x00010000
+_PROGRAMS = ("execve", "execveat", "request_key")  # the last has the kernel start one
+_MEMORY_OF_OTHERS = ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd")
+# A thread's id and a descriptor do not say whose they are.
+_SIGNALS_TO_ANYBODY = ("tkill", "pidfd_send_signal")
+# By io_uring, calls are made that no filter sees. Nothing here needs the others, whose bugs were many.
+_KERNEL = ("io_uring_setup", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl")
+_NAMESPACES = ("unshare", "setns", "mount")
+# Signals go also by way of descriptors: F_SETOWN, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP.
+_FCNTL = (8, 15)
+# And TIOCSTI, TIOCLINUX: they type into the terminal that a worker may have been started from.
+_IOCTL = (0x8901, 0x8902, 0x5412, 0x541C)
+
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM})
+
+
+def install() -> bool:
+    """Binds all threads of this process, for good. False where there is no such filter: another system or
+    machine, a kernel without seccomp or from before 4.17, a sandbox around this process that refuses it.
+
+    Needs no_new_privs. Raises OSError.
+    """
+    machine = bpf.machine()
+    if machine is None:
+        return False
+    try:
+        bpf.load(machine, bpf.assemble(machine, rules(machine, os.getpid())))
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+def rules(machine: Machine, pid: int) -> dict[int, Rule]:
+    """What the process `pid` is held to, by the numbers of the calls."""
+    denied = (*_PROGRAMS, *_MEMORY_OF_OTHERS, *_SIGNALS_TO_ANYBODY, *_KERNEL, *_NAMESPACES)
+    named = {
+        **dict.fromkeys(denied, refuse(errno.EPERM)),
+        "clone": only_with(0, _CLONE_THREAD),
+        # Its flags are in memory. libc, told that there is no such call, takes `clone`.
+        "clone3": refuse(errno.ENOSYS),
+        **dict.fromkeys(("socket", "socketpair"), only(0, [socket.AF_UNIX])),
+        # To itself: `abort` is.
+        **dict.fromkeys(("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"), only(0, [pid])),
+        "prlimit64": only(0, [0, pid]),
+        "fcntl": never(1, _FCNTL),
+        "ioctl": never(1, _IOCTL),
+    }
+    if machine is bpf.X86_64:
+        older = {number: refuse(errno.EPERM) for number in ONLY_X86_64.values()}
+        return older | {NUMBERS[name][0]: rule for name, rule in named.items()}
+    return {NUMBERS[name][1]: rule for name, rule in named.items()}
