@@ -29,7 +29,7 @@ from zsq.transport import Transport, retry_after
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # Between two looks at a job: quick at first, since small jobs end soon.
-FIRST_POLL, LONGEST_POLL = 0.2, 2.0
+FIRST_POLL, LONGEST_POLL = 0.2, 5.0
 # What takes longer than a moment to send is worth going on with.
 RESUMABLE_BYTES = 64 << 20
 
@@ -216,10 +216,10 @@ class Client:
                 on_change(job)
             if job.ended:
                 return job
-            pause = min(retry_after(response) or delay, LONGEST_POLL)
-            if give_up is not None and time.monotonic() + pause > give_up:
+            left = LONGEST_POLL if give_up is None else give_up - time.monotonic()
+            if left <= 0:
                 raise TimeoutError(f"{job_id} has not ended within {timeout:g} seconds.")
-            self._transport.sleep(pause)
+            self._transport.sleep(min(retry_after(response) or delay, LONGEST_POLL, left))
             delay = min(delay * 1.5, LONGEST_POLL)
 
     def events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:

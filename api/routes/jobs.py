@@ -21,7 +21,9 @@ from store.transitions import UNFINISHED
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 # Seconds until another look is worth while; workers write progress about this often.
-_POLL = "1"
+_POLL = 1
+# The share of what a phase still takes after which one is, as long as the pause is no longer than this.
+_POLL_SHARE, _LONGEST_POLL = 0.05, 5
 
 
 async def _json_only(request: Request) -> None:
@@ -34,7 +36,7 @@ async def _json_only(request: Request) -> None:
 
 
 def _headers(job_id: str) -> dict[str, str]:
-    return {"Location": f"/v1/jobs/{job_id}", "Retry-After": _POLL}
+    return {"Location": f"/v1/jobs/{job_id}", "Retry-After": str(_POLL)}
 
 
 def _answered(answer: Answer) -> Response:
@@ -120,8 +122,13 @@ def get_job(id: IdPath, response: Response, caller: CallerDep, resources: Resour
     with resources.database.read() as work:
         job = jobs.find(work, caller, id)
     if job.status in UNFINISHED:
-        response.headers["Retry-After"] = _POLL
+        response.headers["Retry-After"] = str(_pause(job.progress.get("eta_seconds") or 0.0))
     return JobOut.of(job)
+
+
+def _pause(eta_seconds: float) -> int:
+    """Whoever asks again after this hears of an end late by a twentieth at most, and of a long job seldom."""
+    return max(_POLL, min(int(_POLL_SHARE * eta_seconds), _LONGEST_POLL))
 
 
 @router.post("/jobs/{id}/cancel", status_code=202, responses=problems(404, 409))

@@ -160,7 +160,7 @@ def test_wait_pauses_as_the_server_asks_and_backs_off_otherwise() -> None:
     client._transport.sleep = pauses.append
     client.wait("job_1")
     assert pauses[0] == 1.5
-    assert pauses[1:] == sorted(pauses[1:]) and pauses[-1] == 2.0
+    assert pauses[1:] == sorted(pauses[1:]) and pauses[-1] == 5.0
 
 
 def test_wait_gives_up_when_no_one_answers_for_too_long() -> None:

@@ -287,6 +287,19 @@ def test_cancel_is_idempotent_and_refused_after_the_end(api: Api) -> None:
     problem(api.http.post("/v1/jobs/job_none/cancel"), 404, "not_found")
 
 
+@pytest.mark.parametrize(("eta_seconds", "pause"), [(None, "1"), (10.0, "1"), (65.0, "3"), (1e5, "5")])
+def test_a_job_that_takes_long_is_asked_after_less_often(
+    api: Api, eta_seconds: float | None, pause: str
+) -> None:
+    job = api.submit(ready_checkpoint(api))
+    with api.database.write() as work:
+        claim = claim_job(work, job["id"])
+        assert claim is not None
+        progress = {"fraction": 0.1, "step": 1, "steps": 10, "eta_seconds": eta_seconds}
+        work.jobs.heartbeat(job["id"], claim.fence, 60, progress=progress)
+    assert api.http.get(f"/v1/jobs/{job['id']}").headers["retry-after"] == pause
+
+
 def test_the_report_comes_with_success(api: Api) -> None:
     job = api.submit(ready_checkpoint(api))
     problem(api.http.get(f"/v1/jobs/{job['id']}/report"), 409, "not_ready")
