@@ -1,7 +1,8 @@
 """Which rows name which bytes, and the lock under which that changes.
 
-Whoever adds a row that names a blob takes its lock first, makes sure that the bytes are there, and
-adds the row in the same transaction. Whoever deletes bytes takes the lock first, and finds no row.
+Whoever adds a row that names a blob writes the bytes, then takes the lock, makes sure that they are still
+there, and adds the row in the same transaction (`naming`). Whoever deletes bytes takes the lock first, and
+finds no row (`garbage`).
 """
 
 from __future__ import annotations

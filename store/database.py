@@ -130,10 +130,6 @@ class UnitOfWork:
         self.usage = UsageRepository(session)
         self.webhooks = WebhookRepository(session)
 
-    def lock_blob(self, *sha256s: str) -> None:
-        """Until the transaction ends, no other one adds or drops references to these bytes."""
-        self.blobs.lock(*sha256s)
-
     def lock_digest(self, owner: str, digest: str) -> None:
         """Until the transaction ends, no other one looks for the owner's job with this digest."""
         lock(self._session, Lock.DIGEST, f"{owner}\0{digest}")
@@ -141,10 +137,6 @@ class UnitOfWork:
     def lock_owner(self, owner: str) -> None:
         """Until the transaction ends, no other one that asked for this lock adds to what the owner has."""
         lock(self._session, Lock.OWNER, owner)
-
-    def blob_in_use(self, sha256: str) -> bool:
-        """Whether any row still names these bytes."""
-        return sha256 in self.blobs.in_use([sha256])
 
 
 class Database:

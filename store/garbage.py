@@ -23,8 +23,8 @@ def delete_unused(
     One short transaction: others wait for it, on SQLite for any blob, on PostgreSQL for this one.
     """
     with database.write() as work:
-        work.lock_blob(sha256)
-        if work.blob_in_use(sha256):
+        work.blobs.lock(sha256)
+        if work.blobs.in_use([sha256]):
             return False
         age = blobs.age(sha256)
         if age is None or (older_than is not None and age < older_than):

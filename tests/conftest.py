@@ -1,7 +1,8 @@
 """Fixtures that every package's tests may use.
 
 `postgres_url`, `broker_url` and `s3_url` start real servers, once a session, for whoever asks first;
-`database_url` runs a test on SQLite and again on PostgreSQL, each with the schema migrated.
+`database_url` runs a test on SQLite and again on PostgreSQL, each with the schema migrated; `blobs_url` on
+a folder and again on S3, each empty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -87,6 +89,14 @@ def s3_url() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket="zsq-tests")
         yield "s3://zsq-tests/blobs"
     server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def blobs_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for blobs."""
+    if request.param == "local":
+        return (tmp_path / "blobs").as_uri()
+    return f"{request.getfixturevalue('s3_url')}/{uuid4().hex}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from store.database import UnitOfWork
 from store.errors import StoreError
 from store.job_claims import Claim
+from store.naming import hold_blobs
 from store.tables import Artifact
 from worker import metrics, observe
 from worker.child import Order
 from worker.failures import Failure, describe, from_around, machine_at_fault
 from worker.lease import Lease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
+from worker.patience import patiently
 from worker.preparation import prepare
 from worker.resume import Keeper, release_ended
 from worker.runner import run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
-from worker.workspace import Workspace, hold_blobs, workspace
+from worker.workspace import Workspace, workspace
 
 ENTRY = "worker.entries:quantize"
-_WRITE_TRIES = 5
 # So often may a job be handed back and the machine's failures not count against it; without a bound, what
 # fails on every machine would run for ever.
 _MOST_HANDBACKS = 20
@@ -217,13 +217,9 @@ class Attempt:
 
     def _write(self, change: Callable[[UnitOfWork], T]) -> T:
         """Writes the end, patiently: hours of work must not be lost to a short database outage."""
-        for attempt in range(_WRITE_TRIES):
-            try:
-                with self._services.database.write() as work:
-                    return change(work)
-            except Exception:
-                if attempt == _WRITE_TRIES - 1:
-                    raise
-                log.warning("%s: could not write its end; trying again", self._job.id, exc_info=True)
-                time.sleep(0.5 * 2**attempt)
-        raise AssertionError("unreachable")
+
+        def write() -> T:
+            with self._services.database.write() as work:
+                return change(work)
+
+        return patiently(write, Exception, f"{self._job.id}: could not write its end")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -16,6 +15,8 @@ from typing import BinaryIO
 from store.blobs import BlobWriter
 from store.garbage import delete_now
 from store.job_claims import Claim
+from store.naming import hold_blobs
+from worker.plain_files import open_plain
 from worker.services import Services
 
 log = logging.getLogger(__name__)
@@ -98,10 +99,10 @@ class Keeper:
         with self._open(path) as source, services.blobs.writer() as writer:
             if not self._copy(source, writer):
                 return
+            writer.commit()
             with services.database.write() as work:
-                work.lock_blob(writer.sha256)
-                # Before the job's row is locked: a store may be slow, and heartbeats must not wait for it.
-                writer.commit()
+                # Before the job's row is locked, for which heartbeats would wait.
+                hold_blobs(work, services.blobs, {writer.sha256: writer.commit})
                 kept = work.jobs.keep(job_id, self._claim.fence, writer.sha256)
         unused = kept.replaced if kept.owned else writer.sha256
         if kept.owned:
@@ -135,12 +136,7 @@ class Keeper:
         """
         if Path(path).parent != self._scratch:
             raise ValueError("not a file in scratch")
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.fdopen(os.open(Path(path).name, flags, dir_fd=self._folder), "rb")
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise ValueError("not a plain file")
-        return file
+        return open_plain(Path(path).name, self._folder)
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -7,8 +7,7 @@ import logging
 import os
 import re
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.errors import RunError
-from store.blobs import BlobStore, verify_file
-from store.database import UnitOfWork
-from store.errors import StoreError
+from store.blobs import BlobRef, BlobStore, verify_file
+from store.errors import StoreError, Unavailable
 from store.tables import Artifact
 from worker.held import Held, hold
+from worker.patience import patiently
+from worker.plain_files import open_plain
 
 # core's, named here since the parent does without torch. Files are served as what they are said to be.
 MEDIA_TYPES = ("application/octet-stream", "application/json", "image/png")
@@ -31,26 +31,14 @@ _LOCK = ".lock"
 log = logging.getLogger(__name__)
 
 
-def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Callable[[], BinaryIO]]) -> None:
-    """Until the transaction ends, nobody deletes these blobs: the rows that name them may be added.
-
-    `files` opens the bytes by their sha256, for a blob that the collector was quicker to delete.
-    """
-    work.lock_blob(*files)
-    for sha256, opened in files.items():
-        if not blobs.exists(sha256):
-            with opened() as source:
-                blobs.put_file(source)
-
-
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """`published` opens the files that were stored, by their sha256. `folder` is a descriptor of `output`,
+    """`published` stores a file once more, by its sha256. `folder` is a descriptor of `output`,
     from before anybody could put something else in its place."""
 
     root: Path
     folder: int
-    published: dict[str, Callable[[], BinaryIO]] = field(default_factory=dict)
+    published: dict[str, Callable[[], BlobRef]] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -91,8 +79,9 @@ class Workspace:
     ) -> list[Artifact] | None:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
-        The child named the files, and the child has read strangers' bytes: only plain files in `output`
-        itself are taken, under names of their own and as what results are. Raises RunError for others.
+        A store that is away is borne for a while; then it raises Unavailable. The child named the files, and
+        the child has read strangers' bytes: only plain files in `output` itself are taken, under names of
+        their own and as what results are. Raises RunError for others.
         """
         artifacts: list[Artifact] = []
         for file in files:
@@ -105,10 +94,14 @@ class Workspace:
                 raise RunError(f"The run named {name[:100]!r} as a result, which no result may be named.")
             if file["media_type"] not in MEDIA_TYPES:
                 raise RunError(f"The run named {name!r} as a result of a kind that is not published.")
-            opened = partial(self._open, path.name, name)
-            with opened() as source:
-                blob = blobs.put_file(source)
-            self.published[blob.sha256] = opened
+            store = partial(self._store, blobs, path.name, name)
+            try:
+                blob = patiently(store, Unavailable, f"could not store {name!r}", go_on)
+            except Unavailable:
+                if go_on():
+                    raise
+                return None
+            self.published[blob.sha256] = store
             artifacts.append(
                 Artifact(
                     name=name,
@@ -119,17 +112,16 @@ class Workspace:
             )
         return artifacts
 
+    def _store(self, blobs: BlobStore, file: str, name: str) -> BlobRef:
+        with self._open(file, name) as source:
+            return blobs.put_file(source)
+
     def _open(self, file: str, name: str) -> BinaryIO:
         """Raises RunError for what is no plain file, whatever the child made of it and of its folder."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            source = os.fdopen(os.open(file, flags, dir_fd=self.folder), "rb")
+            return open_plain(file, self.folder)
         except (OSError, ValueError) as reason:
             raise _no_such(name) from reason
-        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            source.close()
-            raise _no_such(name)
-        return source
 
 
 def _no_such(name: str) -> RunError:

@@ -16,7 +16,7 @@ from api.services import quota
 from api.services.dispatch import announce_job, announce_upload
 from api.services.idempotency import Answer, Once
 from api.services.kinds import CHECKPOINT, DATASET
-from api.services.uploads import Content, check_room, made, not_found, put
+from api.services.uploads import Content, check_room, in_place, made, not_found, put
 from api.services.webhooks import refuse_private
 from core.errors import InputError
 from core.spec import QuantizationSpec
@@ -66,7 +66,7 @@ def quantize(
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     refuse_private(fields.webhook, resources)
     sums = {name: file.sha256 for name, file in sorted(files.items())}
-    with resources.database.write() as work:
+    with in_place(resources, *files.values()), resources.database.write() as work:
         quota.lock(work, resources.access, caller)
         asked = ["quantize", fields.model_dump(mode="json"), sums]
         once = Once(work, caller, key, asked, resources.idempotency_lifetime)
@@ -77,13 +77,13 @@ def quantize(
         checkpoint, dataset = made(caller, CHECKPOINT, fields, files["file"]), None
         if "dataset" in files:
             dataset = made(caller, DATASET, DatasetFields(), files["dataset"])
-        # Both at once, before the bytes of either are kept: a rollback would not take them back.
+        # Both at once: they fit together, or neither is kept.
         check_room(work, resources, caller, *filter(None, (checkpoint, dataset)))
         # Both at once: two requests with the same files the other way round would wait for ever.
-        work.lock_blob(*sums.values())
-        checkpoint, _ = put(work, CHECKPOINT, checkpoint, files["file"])
+        work.blobs.lock(*sums.values())
+        checkpoint, _ = put(work, resources, CHECKPOINT, checkpoint, files["file"])
         if dataset is not None:
-            dataset, _ = put(work, DATASET, dataset, files["dataset"])
+            dataset, _ = put(work, resources, DATASET, dataset, files["dataset"])
         accepted = _accept(work, resources, caller, fields, checkpoint, dataset)
         answer = once.keep(accepted.answer())
     for upload in filter(None, (checkpoint, dataset)):

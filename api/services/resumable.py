@@ -20,10 +20,11 @@ from api.services.kinds import KINDS, Kind
 from api.services.multipart import too_large
 from api.services.receive import validated
 from api.services.tus import IGNORED_METADATA
-from api.services.uploads import Content, made, not_found, put
-from store.blobs import BlobRef, BlobWriter
+from api.services.uploads import Content, in_place, made, not_found, put
+from store.blobs import BlobRef, BlobStore, BlobWriter
 from store.errors import BlobMissing
 from store.garbage import delete_now
+from store.naming import hold_blobs
 from store.tables import PartialUpload, UploadPart, new_id, utc_now
 
 # From the last byte that came.
@@ -90,12 +91,12 @@ def room(resources: Resources, caller: Caller, id: str, offset: int) -> int:
 
 def append(resources: Resources, caller: Caller, id: str, offset: int, part: BlobWriter) -> PartialUpload:
     """The upload with this part. Of two requests for one place the first wins. Raises OffsetMismatch."""
-    with resources.database.write() as work:
+    brought = [part] if part.size else []
+    with in_place(resources, *brought), resources.database.write() as work:
         row = _alive(work.partial_uploads.hold(id, caller.owner), id)
         _refuse_elsewhere(row, offset)
-        if part.size:
-            work.lock_blob(part.sha256)
-            part.commit()
+        if brought:
+            hold_blobs(work, resources.blobs, {part.sha256: part.commit})
             work.partial_uploads.append(row, part.sha256, part.size, utc_now() + LIFETIME)
     return row
 
@@ -125,13 +126,13 @@ def finish(resources: Resources, caller: Caller, id: str) -> PartialUpload:
 def _finish(resources: Resources, caller: Caller, id: str, parts: Sequence[UploadPart]) -> PartialUpload:
     with resources.blobs.writer() as joined:
         content = _joined(resources, parts, joined)
-        with resources.database.write() as work:
+        with in_place(resources, content), resources.database.write() as work:
             row = _alive(work.partial_uploads.hold(id, caller.owner), id)
             if row.resource_id is not None:
                 return row
             kind, fields = _meant(row.fields)
             # Its length has counted since it began, so there is room.
-            resource, _ = put(work, kind, made(caller, kind, fields, content), content)
+            resource, _ = put(work, resources, kind, made(caller, kind, fields, content), content)
             work.partial_uploads.complete(row, resource.id)
     announce_upload(resources.queue, resource)
     _drop_blobs(resources, parts)
@@ -151,23 +152,24 @@ def terminate(resources: Resources, caller: Caller, id: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Bytes that a part has brought whole: there is nothing to join."""
+    """Bytes that a part has brought whole: there is nothing to join, and nothing to write them from."""
 
+    blobs: BlobStore
     sha256: str
     size: int
 
     def commit(self) -> BlobRef:
-        return BlobRef(self.sha256, self.size)
+        """Raises BlobMissing."""
+        return BlobRef(self.sha256, self.blobs.size(self.sha256))
 
 
 def _joined(resources: Resources, parts: Sequence[UploadPart], joined: BlobWriter) -> Content:
     if len(parts) == 1:
-        return _Stored(parts[0].blob_sha256, parts[0].bytes)
+        return _Stored(resources.blobs, parts[0].blob_sha256, parts[0].bytes)
     for part in parts:
         with resources.blobs.open(part.blob_sha256) as source:
             while chunk := source.read(_CHUNK_BYTES):
                 joined.write(chunk)
-    joined.sync()
     return joined
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from api.deps import Caller, Resources
@@ -14,7 +16,9 @@ from api.services.dispatch import announce_upload
 from api.services.kinds import KINDS, Kind
 from store.blobs import BlobRef
 from store.database import UnitOfWork
+from store.errors import Unavailable
 from store.garbage import delete_now
+from store.naming import hold_blobs
 from store.repositories import UploadRepository, UploadRow
 from store.tables import Upload, utc_now
 
@@ -33,13 +37,32 @@ def save(
     resources: Resources, caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content
 ) -> tuple[UploadRow, bool]:
     """The row of these bytes and fields, and whether it is new. Raises QuotaExceeded."""
-    with resources.database.write() as work:
+    row = made(caller, kind, fields, file)
+    with in_place(resources, file), resources.database.write() as work:
         quota.lock(work, resources.access, caller)
-        row = made(caller, kind, fields, file)
         check_room(work, resources, caller, row)
-        row, new = put(work, kind, row, file)
+        row, new = put(work, resources, kind, row, file)
     announce_upload(resources.queue, row)
     return row, new
+
+
+@contextmanager
+def in_place(resources: Resources, *files: Content) -> Iterator[None]:
+    """Puts the bytes in place before the transaction that names them: nobody should wait for a copy in S3.
+
+    Even bytes that are known: what has been damaged since is mended by that. They go again when the block
+    refuses what they are for.
+    """
+    resources.database.ping()  # while there is nobody to name bytes, none are kept
+    try:
+        for file in files:
+            file.commit()
+        yield
+    except Unavailable:  # so would be what it takes to remove them: the collector will
+        raise
+    except BaseException:
+        delete_now(resources.database, resources.blobs, {file.sha256 for file in files})
+        raise
 
 
 def made(caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content) -> UploadRow:
@@ -61,18 +84,17 @@ def check_room(work: UnitOfWork, resources: Resources, caller: Caller, *rows: Up
 
 
 def put(
-    work: UnitOfWork, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
+    work: UnitOfWork, resources: Resources, kind: Kind[Any, UploadRow], row: UploadRow, file: Content
 ) -> tuple[UploadRow, bool]:
-    """As `save`, within a transaction that has seen to the room; `announce_upload` is for after it.
+    """As `save`, within a transaction that has seen to the room, of a file that is `in_place`;
+    `announce_upload` is for after it.
 
     What was rejected is pending again: who sends it once more may hope for another answer, since this
     server may know more by now, and a reader may have crashed for other reasons than the file.
     """
     rows = kind.rows(work)
-    # Under the lock no other transaction adds the same row or drops the bytes.
-    work.lock_blob(row.blob_sha256)
-    # Even if they are known: what has been damaged since is mended by that.
-    file.commit()
+    # Under their lock no other transaction adds the same row or drops the bytes.
+    hold_blobs(work, resources.blobs, {row.blob_sha256: file.commit})
     known = rows.by_fingerprint(row.fingerprint)
     held = rows.hold(known.id, known.owner) if known is not None else None
     if held is None:

@@ -141,11 +141,6 @@ class Cluster:
         pid = (name or "").rpartition(":")[2]
         return next((worker for worker in self.workers if worker.running and str(worker.pid) == pid), None)
 
-    def restart_postgres(self) -> None:
-        assert self.postgres is not None
-        self.postgres.kill()
-        self.postgres.start()
-
     def left_over(self) -> list[psutil.Process]:
         """What killed processes left alive."""
         return [found for process in self.processes for found in process.left_over()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import time
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from store.blobs.protocol import PIECE_BYTES, BlobRef, checked, is_sha256
+from store.blobs.summed import Summed
 from store.blobs.verify import hashed
 from store.errors import BlobMissing, Unavailable
 
@@ -27,39 +27,33 @@ def _usable() -> Iterator[None]:
         raise Unavailable(f"The blob folder cannot be used: {error.strerror or error}.") from error
 
 
-class LocalBlobWriter:
+class LocalBlobWriter(Summed):
     def __init__(self, store: LocalBlobs) -> None:
+        super().__init__()
         self._store = store
         with _usable():
             handle, name = tempfile.mkstemp(dir=store.incoming)
         self._temporary = Path(name)
-        self._file = os.fdopen(handle, "wb", buffering=0)
-        self._hash = hashlib.sha256()
-        self._size = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    @property
-    def size(self) -> int:
-        return self._size
+        self._file = os.fdopen(handle, "w+b", buffering=0)
+        self._synced = self._committed = False
 
     def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._size += len(data)
+        self._count(data)
         rest = memoryview(data)
         with _usable():
             while rest:  # a raw file may write less than it was given
                 rest = rest[self._file.write(rest) :]
 
     def sync(self) -> None:
-        if not self._file.closed:
+        if not self._synced:
             with _usable():
                 os.fsync(self._file.fileno())
-                self._file.close()
+            self._synced = True
 
     def commit(self) -> BlobRef:
+        if self._committed:  # and deleted since, though not from the file that is still open
+            with _usable():
+                return self._store.put_file(self._file)
         self.sync()
         final = self._store.place(self.sha256)
         with _usable():
@@ -68,7 +62,8 @@ class LocalBlobWriter:
             final.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.replace(final)
             _sync_folder(final.parent)
-        return BlobRef(self.sha256, self._size)
+        self._committed = True
+        return BlobRef(self.sha256, self.size)
 
     def __enter__(self) -> LocalBlobWriter:
         return self

@@ -47,7 +47,10 @@ class BlobWriter(Protocol):
         """Makes the bytes durable: the slow half of `commit`, which does it if nobody has."""
 
     def commit(self) -> BlobRef:
-        """Makes the bytes durable and visible under their sha256, at once, and as new as if never there."""
+        """Makes the bytes durable and visible under their sha256, at once, and as new as if never there.
+
+        May be slow, where the store is far. A second call makes them anew, should they be deleted by then.
+        """
 
     def __enter__(self) -> BlobWriter: ...
     def __exit__(

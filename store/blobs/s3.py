@@ -120,11 +120,9 @@ class S3Blobs:
         pages = self._client.get_paginator("list_multipart_uploads")
         with reached():
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+                cutoff = _now(page) - timedelta(seconds=older_than_seconds)
                 for found in page.get("Uploads", ()):
-                    upload = {"Bucket": self.bucket, "Key": found["Key"], "UploadId": found["UploadId"]}
-                    cutoff = _now(page) - timedelta(seconds=older_than_seconds)
-                    if found["Initiated"] < cutoff and self._last_grown(upload) < cutoff:
-                        self._client.abort_multipart_upload(**upload)
+                    if found["Initiated"] < cutoff and self._abort(found, cutoff):
                         removed += 1
         return removed
 
@@ -157,6 +155,17 @@ class S3Blobs:
             for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
                 for found in page.get("Contents", ()):
                     yield _now(page), found
+
+    def _abort(self, found: Any, cutoff: datetime) -> bool:
+        """False when it has grown since, or when somebody else has ended it by now."""
+        upload = {"Bucket": self.bucket, "Key": found["Key"], "UploadId": found["UploadId"]}
+        try:
+            if self._last_grown(upload) >= cutoff:
+                return False
+            self._client.abort_multipart_upload(**upload)
+        except self._client.exceptions.NoSuchUpload:
+            return False
+        return True
 
     def _last_grown(self, upload: dict[str, str]) -> datetime:
         """When the newest part of a multipart upload came; ages ago for one that has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from boto3.s3.transfer import TransferConfig
 
 from store.blobs.protocol import BlobRef
 from store.blobs.s3_errors import reached
+from store.blobs.summed import Summed
 from store.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PART_BYTES = 8 << 20
 
 
-class S3BlobWriter:
+class S3BlobWriter(Summed):
     """What fits one part is put in place by `commit` at once. More goes, part by part, to a temporary
     key while it comes, and `commit` has the store copy it."""
 
@@ -29,28 +29,18 @@ class S3BlobWriter:
         self, client: Any, bucket: str, temporary: str, key: Callable[[str], str], copying: TransferConfig
     ) -> None:
         """`key` makes the final key of a sha256, `copying` says how large objects are copied."""
+        super().__init__()
         self._client = client
         self._temporary = {"Bucket": bucket, "Key": temporary}
         self._key = key
         self._copying = copying
-        self._hash = hashlib.sha256()
-        self._size = 0
         self._rest = bytearray()
         self._upload_id: str | None = None
         self._parts: list[dict[str, Any]] = []
         self._uploaded = False
 
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    @property
-    def size(self) -> int:
-        return self._size
-
     def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._size += len(data)
+        self._count(data)
         self._rest += data
         while len(self._rest) > PART_BYTES:  # what is left may be the last part, and is never empty
             with memoryview(self._rest) as view:
@@ -77,7 +67,7 @@ class S3BlobWriter:
                 self._client.copy(self._temporary, bucket, key, Config=self._copying)
             else:
                 self._client.put_object(Bucket=bucket, Key=key, Body=bytes(self._rest))
-        return BlobRef(self.sha256, self._size)
+        return BlobRef(self.sha256, self.size)
 
     def __enter__(self) -> S3BlobWriter:
         return self

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import psutil
@@ -23,6 +23,8 @@ from api.services.watching import Hub
 from api.settings import ApiSettings
 from store.database import Database
 from store.migrate import upgrade
+from tests.servers import free_port
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class Served:
 
 
 @contextmanager
-def serving(settings: ApiSettings) -> Iterator[Served]:
+def serving(settings: ApiSettings, **options: Any) -> Iterator[Served]:
+    """`options` are more of uvicorn's."""
     upgrade(settings.database_url)
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -65,13 +68,6 @@ def serving(settings: ApiSettings) -> Iterator[Served]:
         app.state.hub.close()  # no signal arrives in this thread
         thread.join(20)
         assert not thread.is_alive()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120  # machines that run tests may be busy
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -111,14 +107,8 @@ def server_process(
             return False
 
     try:
-        until(up)
+        until(up, 120)
         yield ServerProcess(url, process)
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

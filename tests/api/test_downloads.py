@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from store.migrate import upgrade
 from store.tables import Artifact
 from tests.api.problems import problem
 from tests.cutting_proxy import CuttingProxy
+from tests.servers import free_port
 from tests.store.blob_stores import put
 from tests.store.rows import claim_job, queued_job
 from tests.worker.waiting import wait_for
@@ -51,12 +51,6 @@ class Served:
         return f"{self.url}/v1/jobs/{self.job_id}/artifacts/model.onnx"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _succeeded_job(settings: ApiSettings, blobs: BlobStore) -> str:
     database = Database.from_settings(settings)
     job_id = queued_job(database)
@@ -78,7 +72,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
         url = f"{request.getfixturevalue('s3_url')}/{uuid4().hex}"
         proxy = CuttingProxy(os.environ["AWS_ENDPOINT_URL"])
         stores = {"blobs_url": url, "s3_endpoint": proxy.url}
-    settings = ApiSettings(data_dir=tmp_path, port=_free_port(), **stores)
+    settings = ApiSettings(data_dir=tmp_path, port=free_port(), **stores)
     upgrade(settings.database_url)
     blobs = make_blobs(settings.blobs_url)
     job_id = _succeeded_job(settings, blobs)

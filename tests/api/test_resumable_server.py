@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from tests.api.serving import ServerProcess, server_process, serving, until
+from tests.api.serving import ServerProcess, server_process, serving
+from tests.waiting import until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

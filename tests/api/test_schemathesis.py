@@ -7,14 +7,11 @@ beside `zsq up`.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 import schemathesis
-import uvicorn
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
     positive_data_acceptance,
@@ -24,19 +21,14 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.settings import ApiSettings
-from store.migrate import upgrade
 from tests.api.conftest import Api
+from tests.api.serving import serving
+from tests.generated import REPEATABLE
 
 # Whether a file or a name in the catalogue is right cannot be said in a schema, nor that 1.0 is no integer.
 WITHOUT = [positive_data_acceptance]
 SECONDS = 20
-BRIEF = settings(
-    max_examples=8,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+BRIEF = settings(REPEATABLE, max_examples=8)
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +36,15 @@ def there(tmp_path_factory: pytest.TempPathFactory, broker_url: str) -> Iterator
     """A real server; `url`, and the ids of what is there by the path under which it is found."""
     folder = tmp_path_factory.mktemp("api")
     api_settings = ApiSettings(data_dir=folder, broker_url=broker_url, max_upload_bytes=1_000_000)
-    upgrade(api_settings.database_url)
-    app = create_app(api_settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    api = Api(TestClient(app), app.state.resources, api_settings)
-    job, _ = api.succeeded_job()
-    found = api.http.get(f"/v1/jobs/{job}").json()
-    dataset = api.http.post("/v1/datasets", files={"file": b"images"}).json()["id"]
-    # An unfinished job holds what it needs against DELETE.
-    api.submit(found["checkpoint_id"], evaluation={"dataset_id": dataset})
-    port = server.servers[0].sockets[0].getsockname()[1]
-    ids = {"jobs": job, "checkpoints": found["checkpoint_id"], "datasets": dataset}
-    yield {"url": f"http://127.0.0.1:{port}", **ids}
-    server.should_exit = True
-    thread.join(SECONDS)
+    with serving(api_settings) as served:
+        api = Api(TestClient(served.app), served.resources, api_settings)
+        job, _ = api.succeeded_job()
+        found = api.http.get(f"/v1/jobs/{job}").json()
+        dataset = api.http.post("/v1/datasets", files={"file": b"images"}).json()["id"]
+        # An unfinished job holds what it needs against DELETE.
+        api.submit(found["checkpoint_id"], evaluation={"dataset_id": dataset})
+        ids = {"jobs": job, "checkpoints": found["checkpoint_id"], "datasets": dataset}
+        yield {"url": served.url, **ids}
 
 
 # A piece of an upload is bytes like any other.

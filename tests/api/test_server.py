@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from api import __main__ as main
-from api.app import create_app
 from api.settings import ApiSettings
-from store.database import Database
-from store.migrate import upgrade
 from tests.api.problems import problem
 from tests.api.serving import serving
+from tests.waiting import until
 
 MIB = bytes(1 << 20)
 PART = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
 FORM = {"content-type": "multipart/form-data; boundary=b"}
-
-
-@contextmanager
-def running(server: uvicorn.Server) -> Iterator[httpx.URL]:
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield httpx.URL(f"http://127.0.0.1:{port}")
-    server.should_exit = True
-    thread.join(20)
 
 
 @pytest.fixture
@@ -55,23 +36,24 @@ def careful(
     settings = ApiSettings(
         data_dir=tmp_path, broker_url=broker_url, auth="required", body_seconds=getattr(request, "param", 30)
     )
-    upgrade(settings.database_url)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), port=0, log_level="error", **main.protocol())
-    )
-    with running(server) as url:
-        with Database.from_settings(settings).write() as work:
+    with serving(settings, **main.protocol()) as served:
+        with served.database.write() as work:
             _, key = work.keys.create("ann", None, None)
         monkeypatch.setattr("tests.api.test_server.KEY", f"Authorization: Bearer {key}\r\n".encode())
-        yield url.host, url.port or 0
+        yield address(served.url)
 
 
 KEY = b""
 
 
-def exchange(address: tuple[str, int], *sent: bytes) -> bytes:
+def address(url: str) -> tuple[str, int]:
+    parts = httpx.URL(url)
+    return parts.host, parts.port or 0
+
+
+def exchange(to: tuple[str, int], *sent: bytes) -> bytes:
     """Sends the pieces, and returns all that comes until the server closes the connection."""
-    with socket.create_connection(address, timeout=20) as client:
+    with socket.create_connection(to, timeout=20) as client:
         for piece in sent:
             client.sendall(piece)
         answer = b""
@@ -162,8 +144,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(
 
 
 def test_a_client_that_asks_first_need_not_send(server: str) -> None:
-    address = (httpx.URL(server).host, httpx.URL(server).port or 0)
-    with socket.create_connection(address, timeout=20) as client:
+    with socket.create_connection(address(server), timeout=20) as client:
         client.sendall(
             b"POST /v1/checkpoints?architecture=cifar/none HTTP/1.1\r\nHost: localhost\r\n"
             b"Expect: 100-continue\r\nContent-Type: application/octet-stream\r\n"
@@ -173,19 +154,14 @@ def test_a_client_that_asks_first_need_not_send(server: str) -> None:
 
 
 def test_nothing_is_kept_of_an_upload_that_breaks_off(server: str, tmp_path: Path) -> None:
-    address = (httpx.URL(server).host, httpx.URL(server).port or 0)
-    with socket.create_connection(address, timeout=20) as client:
+    with socket.create_connection(address(server), timeout=20) as client:
         client.sendall(
             b"POST /v1/checkpoints?architecture=cifar/resnet20 HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/octet-stream\r\nContent-Length: 50000000\r\n\r\n"
         )
         for _ in range(5):
             client.sendall(MIB)
-        deadline = time.monotonic() + 20
-        while not stored(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: stored(tmp_path))
         assert len(stored(tmp_path)) == 1
-    while stored(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert stored(tmp_path) == []
+    until(lambda: not stored(tmp_path))
     assert httpx.get(f"{server}/v1/checkpoints").json()["items"] == []

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from api.app import create_app
-from api.deps import Resources
 from api.settings import ApiSettings
-from store.migrate import upgrade
 from store.tables import Artifact
+from tests.api.serving import Served, serving
 from tests.browser.chromium import BINARY, Page, browser
+from tests.store.blob_stores import put
 from tests.store.rows import claim_job, queued_job
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no Chromium")
 
@@ -27,31 +23,6 @@ REPORT = {
     "artifact": {"bytes": len(MODEL), "float32_bytes": 4 * len(MODEL)},
     "method": {"losses": []},
 }
-
-
-@dataclass
-class Server:
-    url: str
-    resources: Resources
-
-    def key(self, owner: str) -> tuple[str, str]:
-        """A new key, and its id."""
-        with self.resources.database.write() as work:
-            row, key = work.keys.create(owner, None, None)
-        return key, row.id
-
-    def succeeded_job(self, owner: str) -> str:
-        id = queued_job(self.resources.database, owner=owner, spec=SPEC, method="fast")
-        with self.resources.blobs.writer() as writer:
-            writer.write(MODEL)
-            blob = writer.commit()
-        model = Artifact(
-            name="model.onnx", blob_sha256=blob.sha256, bytes=blob.size, media_type="application/octet-stream"
-        )
-        with self.resources.database.write() as work:
-            claim = claim_job(work, id, "test", 60)
-            assert claim is not None and work.jobs.succeed(id, claim.fence, REPORT, [model])
-        return id
 
 
 SPEC = {
@@ -64,20 +35,31 @@ SPEC = {
 
 
 @pytest.fixture
-def server(tmp_path: Path, broker_url: str) -> Iterator[Server]:
+def server(tmp_path: Path, broker_url: str) -> Iterator[Served]:
     settings = ApiSettings(data_dir=tmp_path / "data", broker_url=broker_url, auth="required")
-    upgrade(settings.database_url)
-    app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Server(f"http://127.0.0.1:{port}", app.state.resources)
-    server.should_exit = True
-    thread.join(20)
+    with serving(settings) as served:
+        yield served
+
+
+def new_key(server: Served, owner: str) -> tuple[str, str]:
+    """A new key, and its id."""
+    with server.database.write() as work:
+        row, key = work.keys.create(owner, None, None)
+    return key, row.id
+
+
+def succeeded_job(server: Served, owner: str) -> str:
+    id = queued_job(server.database, owner=owner, spec=SPEC, method="fast")
+    model = Artifact(
+        name="model.onnx",
+        blob_sha256=put(server.resources.blobs, MODEL),
+        bytes=len(MODEL),
+        media_type="application/octet-stream",
+    )
+    with server.database.write() as work:
+        claim = claim_job(work, id, "test", 60)
+        assert claim is not None and work.jobs.succeed(id, claim.fence, REPORT, [model])
+    return id
 
 
 @pytest.fixture
@@ -104,11 +86,11 @@ def enter(page: Page, key: str) -> None:
 
 
 def test_the_page_asks_for_a_key_uses_it_for_everything_and_forgets_it(
-    server: Server, page: Page, tmp_path: Path
+    server: Served, page: Page, tmp_path: Path
 ) -> None:
-    mine, its_id = server.key("ann")
-    other, _ = server.key("bob")
-    job = server.succeeded_job("ann")
+    mine, its_id = new_key(server, "ann")
+    other, _ = new_key(server, "bob")
+    job = succeeded_job(server, "ann")
     page.open(server.url)
     page.wait(f"!({hidden('unlock')})")
     assert page.look(hidden("main")) and page.look(hidden("forget"))
@@ -126,9 +108,7 @@ def test_the_page_asks_for_a_key_uses_it_for_everything_and_forgets_it(
 
     page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.look("document.querySelector('#jobs .links a').click()")
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "model.onnx").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((tmp_path / "model.onnx").exists)
     assert (tmp_path / "model.onnx").read_bytes() == MODEL
 
     page.look(FILL)
@@ -150,7 +130,7 @@ def test_the_page_asks_for_a_key_uses_it_for_everything_and_forgets_it(
     page.look("document.getElementById('forget').click()")
     enter(page, mine)
     page.wait(f"document.getElementById('jobs').innerText.includes('{job}')")
-    with server.resources.database.write() as work:
+    with server.database.write() as work:
         assert work.keys.revoke(its_id)
     page.wait(f"!({hidden('unlock')})")
     assert page.look("document.getElementById('wrong-key').textContent.includes('revoked')")

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.generated import REPEATABLE
 from tests.hostile import mutations as made
 from tests.hostile.targets import Targets
 
-FEW = settings(
-    max_examples=150,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+FEW = settings(REPEATABLE, max_examples=150)
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+
+from tests.http_server import Handler, listening
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     found = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Collector(Handler):
         def do_POST(self) -> None:
             assert self.path == "/v1/traces", self.path
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -67,22 +67,7 @@ def receiver() -> Iterator[Receiver]:
                 body = gzip.decompress(body)
             found.take(ExportTraceServiceRequest.FromString(body))
             answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(200)
-            self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            self.answer(200, answer, content_type="application/x-protobuf")
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    found.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Collector) as found.endpoint:
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

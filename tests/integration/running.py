@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import until
 from zsq.client import Client
 from zsq.models import Checkpoint, Dataset, Job
 from zsq.stack import Stack
@@ -56,10 +57,7 @@ class Running:
         assert before is not None
         said = len(self.said)
         os.kill(before, number)
-        end = time.monotonic() + 60
-        while self.stack.pid(part) == before:
-            assert time.monotonic() < end, f"{part} was not restarted"
-            time.sleep(0.05)
+        until(lambda: self.stack.pid(part) != before, complaint=f"{part} was not restarted")
         assert any(part in line and "restarting" in line for line in self.said[said:])
 
     def logs(self) -> str:

@@ -27,6 +27,7 @@ from tests.integration import bad_files as files
 from tests.integration.bad_cases import CHECKPOINTS, DATASETS, RESNET, Case, Sources, small_network
 from tests.integration.conftest import FAST
 from tests.integration.running import LONG, QUICK
+from tests.waiting import until
 from zsq.stack import Stack
 
 MAX_UPLOAD_BYTES = 4 << 20
@@ -113,10 +114,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         Stack(data_dir=data_dir, port=0, env=env, say=said.append) as stack,
         httpx.Client(base_url=stack.url, trust_env=False, timeout=30) as http,
     ):
-        end = time.monotonic() + CALM_SECONDS
-        while min(len(family(stack)[worker]) for worker in ("control", "cpu")) < 3:
-            assert time.monotonic() < end, "a worker has no forkserver and resource tracker"
-            time.sleep(0.1)
+        until(
+            lambda: min(len(family(stack)[worker]) for worker in ("control", "cpu")) >= 3,
+            CALM_SECONDS,
+            "a worker has no forkserver and resource tracker",
+        )
         world = World(stack, http, data_dir, said, traps, family(stack))
         # All at once: the tests below wait for the verdicts one by one.
         sources = Sources(traps)
@@ -127,13 +129,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.checkpoint = world.good_upload("checkpoints", network, GOOD_FIELDS)
         world.dataset = world.good_upload("datasets", images(), {})
         yield world
-
-
-def wait_until(condition: Callable[[], object], complaint: str) -> None:
-    end = time.monotonic() + CALM_SECONDS
-    while not condition():
-        assert time.monotonic() < end, complaint
-        time.sleep(0.02)
 
 
 def images(channels: int = 1, labels: int = 10) -> bytes:
@@ -332,8 +327,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(world: World, form: bool) -> N
     start = b"--b\r\n" + FILE.removesuffix(b"\r\n") if form else b""
     with socket.create_connection(("127.0.0.1", world.stack.port)) as connection:
         connection.sendall(head.encode() + start + bytes(2 << 20))
-        wait_until(world.incoming, "nothing arrives")
-    wait_until(lambda: not world.incoming(), "the broken upload's file stays")
+        until(world.incoming, CALM_SECONDS, "nothing arrives")
+    until(lambda: not world.incoming(), CALM_SECONDS, "the broken upload's file stays")
     assert world.stored() == before
 
 
@@ -624,11 +619,11 @@ def test_afterwards_everything_is_as_it_was(world: World) -> None:
     for kind, cases in TABLES.items():
         for name in cases:
             assert world.decided(kind, world.sent[kind, name].json()["id"])["state"] == "rejected"
-    wait_until(lambda: family(world.stack) == world.family, "processes came or went")
+    until(lambda: family(world.stack) == world.family, CALM_SECONDS, "processes came or went")
     assert world.said == [], "a part was restarted"
     assert world.stored() == world.explained()
     assert not world.incoming()
-    wait_until(lambda: not list((world.data_dir / "work").glob("*")), "workspaces are left")
+    until(lambda: not list((world.data_dir / "work").glob("*")), CALM_SECONDS, "workspaces are left")
     assert not list(world.traps.iterdir())
     for log in world.stack.logs.glob("*.log"):
         assert "Traceback" not in log.read_text(), log

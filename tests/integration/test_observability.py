@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from tests.integration.conftest import FAST
 from tests.integration.otlp import Receiver, Span, receiver
 from tests.integration.running import QUICK, Running
+from tests.waiting import until
 from zsq.client import Client
 from zsq.models import Job
 from zsq.stack import Stack
@@ -36,12 +36,6 @@ class Watched:
             json.loads(line) for line in (self.running.stack.logs / f"{part}.log").read_text().splitlines()
         ]
 
-    def until(self, condition: Callable[[], object]) -> None:
-        end = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < end, self.running.logs()
-            time.sleep(0.1)
-
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> Iterator[Watched]:
@@ -57,10 +51,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, network_file: Path) -> Ite
         with Stack(data_dir, 0, env=env) as stack, Client(stack.url) as client:
             running = Running(stack, client, [], data_dir)
             checkpoint = running.upload(network_file)
-            end = time.monotonic() + 60
-            while client.checkpoint(checkpoint.id).state != "ready":
-                assert time.monotonic() < end, running.logs()
-                time.sleep(0.1)
+            until(lambda: client.checkpoint(checkpoint.id).state == "ready", complaint=running.logs)
             accepted = httpx.post(
                 f"{stack.url}/v1/jobs",
                 json={"checkpoint_id": checkpoint.id, "bits": "w4a4", "method": QUICK},
@@ -117,7 +108,7 @@ def test_api_and_workers_can_be_scraped(watched: Watched) -> None:
 
 def test_one_trace_from_the_request_to_the_jobs_run(watched: Watched) -> None:
     traces = watched.traces
-    watched.until(lambda: traces.named("zsq.attempt"))
+    until(lambda: traces.named("zsq.attempt"), complaint=watched.running.logs)
     (attempt,) = traces.named("zsq.attempt")
     assert attempt.service == "zsq-worker"
     assert attempt.attributes["zsq.job_id"] == watched.job.id

@@ -24,6 +24,7 @@ from store.migrate import upgrade
 from store.queue import CONTROL_QUEUE
 from tests.api.problems import problem
 from tests.servers import Postgres, Valkey, postgres, valkey
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +50,6 @@ def settings(tmp_path: Path, database: Postgres, broker: Valkey) -> ApiSettings:
 def http(settings: ApiSettings) -> Iterator[TestClient]:
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.1)
 
 
 def upload(http: TestClient, content: bytes = b"weights") -> Any:

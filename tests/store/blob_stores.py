@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from store.blobs import BlobStore, LocalBlobs
+from store.blobs.local import LocalBlobWriter
 from store.blobs.s3 import S3Blobs
+from store.blobs.s3_writer import S3BlobWriter
+from store.database import Database
+from store.garbage import delete_unused
 
 
 def put(blobs: BlobStore, data: bytes) -> str:
     with blobs.writer() as writer:
         writer.write(data)
         return writer.commit().sha256
+
+
+def after_commits(
+    monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, act: Callable[[str], object]
+) -> list[str]:
+    """Acts on every sha256 that a writer has committed; those that were, in their order."""
+    writer: Any = LocalBlobWriter if isinstance(blobs, LocalBlobs) else S3BlobWriter
+    commit, committed = writer.commit, list[str]()
+
+    def committing(self: Any) -> Any:
+        ref = commit(self)
+        committed.append(ref.sha256)
+        act(ref.sha256)
+        return ref
+
+    monkeypatch.setattr(writer, "commit", committing)
+    return committed
+
+
+def others_write(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> list[str]:
+    """While the store takes its time for a commit, others write to the database, and lock that very blob."""
+
+    def write(sha256: str) -> None:
+        with database.write() as work:
+            work.blobs.lock(sha256)
+
+    return after_commits(monkeypatch, blobs, write)
+
+
+def deleted_once(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> set[str]:
+    """Somebody deletes every blob as soon as it is there, before it has a row; those, each of them once."""
+    deleted = set[str]()
+
+    def delete(sha256: str) -> None:
+        if sha256 not in deleted:
+            deleted.add(sha256)
+            assert delete_unused(database, blobs, sha256)
+
+    after_commits(monkeypatch, blobs, delete)
+    return deleted
 
 
 def everything(blobs: BlobStore) -> list[str]:

@@ -52,6 +52,13 @@ def queued_job(database: Database, *, state: str = "ready", **values: Any) -> st
         return work.jobs.add(job(row.id, **values)).id
 
 
+def get_job(database: Database, id: str) -> Job:
+    with database.read() as work:
+        row = work.jobs.get(id)
+    assert row is not None
+    return row
+
+
 def claim_job(work: UnitOfWork, id: str, worker: str = "w", lease_seconds: float = 60) -> Claim | None:
     """A claim by a worker of every device, None when no job could run. It must be this job's turn."""
     claim = work.jobs.claim_next(worker, lease_seconds, ("any", "cpu", "gpu"))

@@ -52,10 +52,9 @@ WAYS: dict[str, Callable[[UnitOfWork, Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_blob_is_in_use_while_any_row_names_it(database: Database, way: str) -> None:
     with database.write() as work:
-        assert not work.blob_in_use(SHA256)
+        assert not work.blobs.in_use([SHA256])
         WAYS[way](work, work.blobs._session)
     with database.read() as work:
-        assert work.blob_in_use(SHA256) and not work.blob_in_use(OTHER)
         assert work.blobs.in_use([OTHER, SHA256]) == {SHA256}
 
 
@@ -70,10 +69,10 @@ def test_locks_of_one_blob_exclude_each_other_and_lock_sets_do_not_deadlock(data
         nonlocal inside, most
         for _ in range(15):
             with database.write() as work:
-                work.lock_blob(first, second)
+                work.blobs.lock(first, second)
                 inside += 1
                 most = max(most, inside)
-                work.blob_in_use(first)
+                work.blobs.in_use([first])
                 inside -= 1
 
     threads = [threading.Thread(target=enter, args=pair) for pair in ((SHA256, OTHER), (OTHER, SHA256)) * 2]

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -25,13 +24,6 @@ DATA = os.urandom(1 << 20) * 17 + b"end"
 SHA256 = hashlib.sha256(DATA).hexdigest()
 SMALL = DATA[-100_000:]
 OTHER = "0" * 64
-
-
-@pytest.fixture(params=["local", "s3"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param == "local":
-        return make_blobs((tmp_path / "blobs").as_uri())
-    return make_blobs(f"{request.getfixturevalue('s3_url')}/{uuid4().hex}")
 
 
 def write(blobs: BlobStore, data: bytes) -> str:
@@ -125,6 +117,17 @@ class TestWriting:
             writer.write(data)
             writer.sync()
         assert everything(blobs) == []
+
+    @pytest.mark.parametrize("data", [DATA, SMALL], ids=["large", "small"])
+    def test_what_was_deleted_since_is_committed_again(self, blobs: BlobStore, data: bytes) -> None:
+        with blobs.writer() as writer:
+            writer.write(data)
+            first = writer.commit()
+            blobs.delete(first.sha256)
+            assert writer.commit() == first
+        with blobs.open(first.sha256) as file:
+            assert file.read() == data
+        assert everything(blobs) == [first.sha256]
 
     def test_what_was_abandoned_is_removed_and_what_grows_is_left(self, blobs: BlobStore) -> None:
         old, older = blobs.writer(), blobs.writer()

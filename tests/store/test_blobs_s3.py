@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,7 +18,7 @@ from store.blobs import BlobStore, make_blobs
 from store.blobs.s3 import S3Blobs
 from store.errors import StoreError, Unavailable
 from tests.cutting_proxy import CuttingProxy
-from tests.store.blob_stores import everything, put
+from tests.store.blob_stores import age_incoming, everything, put
 
 DATA = bytes(range(256)) * 40_000
 OTHER = "0" * 64
@@ -110,6 +111,28 @@ def test_an_upload_that_lost_its_store_leaves_no_blob(url: str, proxy: CuttingPr
         proxy.close()
         writer.commit()
     assert [name for name in everything(make_blobs(url)) if not name.startswith("incoming/")] == []
+
+
+@pytest.mark.parametrize("step", ["look", "abort"])
+def test_two_collectors_may_meet_at_an_upload(url: str, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """The second aborts it after the first has found it, or looked at its parts."""
+    blobs, last_grown = make_blobs(url), S3Blobs._last_grown
+    writer = blobs.writer()
+    writer.write(DATA)
+    age_incoming(blobs, 7200)
+    second: list[int] = []
+
+    def overtaken(self: S3Blobs, upload: dict[str, str]) -> Any:
+        found = last_grown(self, upload) if step == "abort" else None
+        with monkeypatch.context() as patch:
+            patch.setattr(S3Blobs, "_last_grown", last_grown)
+            second.append(make_blobs(url).remove_abandoned(3600))
+        return found or last_grown(self, upload)
+
+    monkeypatch.setattr(S3Blobs, "_last_grown", overtaken)
+    assert blobs.remove_abandoned(3600) == 0
+    assert second == [1] and everything(blobs) == []
+    writer.__exit__(None, None, None)
 
 
 def test_the_prefix_may_be_empty_or_deep(s3_url: str) -> None:

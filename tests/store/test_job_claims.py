@@ -10,8 +10,8 @@ import pytest
 
 from store.database import Database
 from store.job_claims import Claim
-from store.tables import Job, utc_now
-from tests.store.rows import checkpoint, dataset, job, queued_job
+from store.tables import utc_now
+from tests.store.rows import checkpoint, dataset, get_job, job, queued_job
 
 ERROR = {"code": "worker_crashed", "detail": "It crashed.", "retryable": True, "field": None}
 ALL = ("any", "cpu", "gpu")
@@ -31,13 +31,6 @@ def claimed(database: Database) -> Claim:
     claim = claim_next(database)
     assert claim is not None
     return claim
-
-
-def get(database: Database, id: str) -> Job:
-    with database.read() as work:
-        row = work.jobs.get(id)
-    assert row is not None
-    return row
 
 
 def told(database: Database, id: str) -> list[dict[str, Any]]:
@@ -117,7 +110,7 @@ def test_a_failure_that_may_pass_waits_for_its_time(database: Database) -> None:
     fence = claimed(database).fence
     with database.write() as work:
         assert work.jobs.retry(id, fence, ERROR, 1000, 12.5)
-    row = get(database, id)
+    row = get_job(database, id)
     assert (row.status, row.error, row.ran_seconds, row.handbacks) == ("queued", None, 12.5, 0)
     assert row.not_before is not None and row.not_before > utc_now() + timedelta(seconds=990)
     assert next_id(database) is None, "not before its time"
@@ -134,7 +127,7 @@ def test_a_job_handed_back_is_ready_at_once_and_the_attempt_does_not_count(datab
         fence = claimed(database).fence
         with database.write() as work:
             assert work.jobs.hand_back(id, fence, float(n))
-    row = get(database, id)
+    row = get_job(database, id)
     assert (row.attempt, row.handbacks, row.not_before, row.ran_seconds) == (3, 3, None, 3.0)
     assert told(database, id)[-1] == {"status": "queued", "attempt": 3, "handed_back": True}
     with database.write() as work:
@@ -160,7 +153,7 @@ def test_a_heartbeat_records_how_long_the_job_has_run(database: Database) -> Non
     with database.write() as work:
         work.jobs.heartbeat(id, fence, 60, ran_seconds=7.5)
         work.jobs.heartbeat(id, fence, 60)
-    assert get(database, id).ran_seconds == 7.5
+    assert get_job(database, id).ran_seconds == 7.5
 
 
 def test_what_is_kept_replaces_what_was_kept_before(database: Database) -> None:
@@ -169,7 +162,7 @@ def test_what_is_kept_replaces_what_was_kept_before(database: Database) -> None:
     first, second = "aa" * 32, "bb" * 32
     with database.write() as work:
         kept = [work.jobs.keep(id, fence, sha256) for sha256 in (first, second, second)]
-        assert work.blob_in_use(second) and not work.blob_in_use(first)
+        assert work.blobs.in_use([first, second]) == {second}
     assert [(each.owned, each.replaced) for each in kept] == [(True, None), (True, first), (True, None)]
     with database.write() as work:
         work.jobs.hand_back(id, fence, 0.0)
@@ -185,11 +178,11 @@ def test_only_ended_jobs_forget_what_they_would_resume_from(database: Database) 
         work.jobs.keep(id, fence, sha256)
         work.jobs.forget_resume(id, sha256)
         assert work.jobs.ended_with_resume() == []
-        assert work.blob_in_use(sha256)
+        assert work.blobs.in_use([sha256])
         work.jobs.fail(id, fence, ERROR)
         assert work.jobs.ended_with_resume() == [(id, sha256)]
         work.jobs.forget_resume(id, sha256)
-        assert work.jobs.ended_with_resume() == [] and not work.blob_in_use(sha256)
+        assert work.jobs.ended_with_resume() == [] and not work.blobs.in_use([sha256])
 
 
 def test_wake_ups_are_for_jobs_that_could_run_now(database: Database) -> None:

@@ -11,16 +11,9 @@ from store.database import Database
 from store.errors import AlreadyEnded
 from store.job_claims import Claim
 from store.tables import Artifact, Job, utc_now
-from tests.store.rows import checkpoint, claim_job, dataset, job, queued_job
+from tests.store.rows import checkpoint, claim_job, dataset, get_job, job, queued_job
 
 ERROR = {"code": "diverged", "detail": "It diverged.", "retryable": False, "field": None}
-
-
-def get(database: Database, id: str) -> Job:
-    with database.read() as work:
-        row = work.jobs.get(id)
-    assert row is not None
-    return row
 
 
 def claim(database: Database, id: str, lease_seconds: float = 60, worker: str = "w") -> Claim | None:
@@ -61,8 +54,8 @@ def test_of_many_claims_at_once_exactly_one_wins(database: Database, round: int)
         claims = list(pool.map(lambda n: claim(database, id, worker=f"w{n}"), range(32)))
     winners = [each for each in claims if each is not None]
     assert len(winners) == 1
-    assert get(database, id).worker == winners[0].job.worker
-    assert get(database, id).attempt == 1
+    assert get_job(database, id).worker == winners[0].job.worker
+    assert get_job(database, id).attempt == 1
 
 
 def test_concurrent_read_modify_writes_never_fail_as_locked(database: Database) -> None:
@@ -104,7 +97,7 @@ def test_writes_with_a_stale_fence_change_nothing(database: Database) -> None:
     for again in (False, True):  # once while it is queued again, once while another worker has it
         if again:
             assert claimed(database, id).fence == stale + 1
-        before = get(database, id)
+        before = get_job(database, id)
         with database.write() as work:
             assert not work.jobs.heartbeat(id, stale, 60, phase="training", metrics={"loss": 1.0}).owned
             assert not work.jobs.succeed(id, stale, {"version": 1}, [model()])
@@ -113,7 +106,7 @@ def test_writes_with_a_stale_fence_change_nothing(database: Database) -> None:
             assert not work.jobs.hand_back(id, stale, 1.0)
             assert not work.jobs.retry(id, stale, ERROR, 0, 1.0)
             assert not work.jobs.keep(id, stale, "ab" * 32).owned
-        after = get(database, id)
+        after = get_job(database, id)
         for column in Job.__table__.columns:
             assert getattr(after, column.key) == getattr(before, column.key), column.key
         with database.read() as work:
@@ -130,7 +123,7 @@ def test_success_publishes_artifacts_once(database: Database) -> None:
                 return work.jobs.succeed(id, fence, {"size": size}, [model(size)])
 
         assert sum(pool.map(succeed, range(8))) == 1
-    row = get(database, id)
+    row = get_job(database, id)
     with database.read() as work:
         [artifact] = work.artifacts.of_job(id)
     assert row.status == "succeeded" and row.report == {"size": artifact.bytes}
@@ -144,7 +137,7 @@ def test_nothing_is_kept_of_a_transaction_that_raises(database: Database) -> Non
     with pytest.raises(RuntimeError), database.write() as work:
         assert work.jobs.succeed(id, fence, {"version": 1}, [model()])
         raise RuntimeError
-    assert get(database, id).status == "running"
+    assert get_job(database, id).status == "running"
 
 
 def test_a_heartbeat_keeps_what_it_does_not_name_and_tells_phases_once(database: Database) -> None:
@@ -155,7 +148,7 @@ def test_a_heartbeat_keeps_what_it_does_not_name_and_tells_phases_once(database:
         work.jobs.heartbeat(id, fence, 60, phase="training", progress={"step": 2})
         beat = work.jobs.heartbeat(id, fence, 60)
     assert beat.owned and not beat.cancel_requested
-    row = get(database, id)
+    row = get_job(database, id)
     assert (row.phase, row.progress, row.metrics) == ("training", {"step": 2}, {"loss": 2.0})
     with database.read() as work:
         assert [e.data for e in work.jobs.events(id) if e.kind == "phase"] == [{"phase": "training"}]
@@ -166,7 +159,7 @@ def test_losses_that_are_no_numbers_are_null(database: Database) -> None:
     fence = claimed(database, id).fence
     with database.write() as work:
         work.jobs.heartbeat(id, fence, 60, metrics={"loss": float("nan"), "all": [float("inf"), 1.0]})
-    assert get(database, id).metrics == {"loss": None, "all": [None, 1.0]}
+    assert get_job(database, id).metrics == {"loss": None, "all": [None, 1.0]}
 
 
 def test_canceling_a_queued_job_ends_it_at_once(database: Database) -> None:
@@ -188,7 +181,7 @@ def test_canceling_a_running_job_asks_its_worker(database: Database) -> None:
     with database.write() as work:
         assert work.jobs.heartbeat(id, fence, 60).cancel_requested
         assert work.jobs.cancel_running(id, fence)
-    assert get(database, id).status == "canceled"
+    assert get_job(database, id).status == "canceled"
 
 
 def test_canceling_an_unknown_job_says_so(database: Database) -> None:
@@ -205,7 +198,7 @@ def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_cance
         work.jobs.request_cancel(id)
         assert work.jobs.hand_back(id, fence, 1.0) == "canceled"
         assert work.jobs.hand_back(id, fence, 1.0) is None
-    assert get(database, id).status == "canceled"
+    assert get_job(database, id).status == "canceled"
 
 
 def test_a_job_handed_back_is_queued_without_traces(database: Database) -> None:
@@ -214,7 +207,7 @@ def test_a_job_handed_back_is_queued_without_traces(database: Database) -> None:
     with database.write() as work:
         work.jobs.heartbeat(id, fence, 60, phase="training", progress={"step": 2})
         assert work.jobs.hand_back(id, fence, 1.0)
-    row = get(database, id)
+    row = get_job(database, id)
     assert (row.status, row.phase, row.progress, row.worker) == ("queued", None, {}, None)
     assert claimed(database, id).fence == fence + 1
 
@@ -226,7 +219,7 @@ def test_the_sweep_ends_jobs_that_lost_every_worker(database: Database) -> None:
         with database.write() as work:
             result = work.jobs.sweep(utc_now(), max_attempts=2)
         assert (result.requeued, result.failed) == (([id], []) if attempt == 1 else ([], [id]))
-    error = get(database, id).error
+    error = get_job(database, id).error
     assert error is not None and error["code"] == "attempts_exhausted"
 
 
@@ -238,12 +231,12 @@ def test_the_sweep_leaves_living_jobs_alone_and_cancels_asked_ones(database: Dat
         work.jobs.request_cancel(asked)
         result = work.jobs.sweep(utc_now(), max_attempts=3)
     assert (result.canceled, result.requeued, result.failed) == ([asked], [], [])
-    assert get(database, living).status == "running"
+    assert get_job(database, living).status == "running"
 
 
 def test_jobs_on_rejected_uploads_fail_with_the_reason(database: Database) -> None:
     on_checkpoint = queued_job(database, state="pending")
-    checkpoint_id = get(database, on_checkpoint).checkpoint_id
+    checkpoint_id = get_job(database, on_checkpoint).checkpoint_id
     with database.write() as work:
         data = work.datasets.add(dataset(state="pending"))
         ready = work.checkpoints.add(checkpoint())
@@ -255,7 +248,7 @@ def test_jobs_on_rejected_uploads_fail_with_the_reason(database: Database) -> No
         assert work.datasets.mark_rejected(data.id, {"code": "invalid_dataset", "detail": "no y"})
     with database.write() as work:
         assert set(work.jobs.sweep(utc_now(), max_attempts=3).rejected) == {on_checkpoint, on_dataset}
-    errors = [get(database, id).error for id in (on_checkpoint, on_dataset)]
+    errors = [get_job(database, id).error for id in (on_checkpoint, on_dataset)]
     assert [error and error["code"] for error in errors] == ["checkpoint_rejected", "dataset_rejected"]
     assert errors[0] is not None and "fc is missing" in errors[0]["detail"]
 

@@ -55,16 +55,17 @@ def test_pages_are_newest_first_and_hold_what_is_begun(database: Database) -> No
 
 def test_a_part_keeps_its_bytes_in_use_until_the_upload_is_complete_or_gone(database: Database) -> None:
     ids = [added(database), added(database)]
-    for id, sha256 in zip(ids, ("12" * 32, "34" * 32), strict=True):
+    sha256s = ("12" * 32, "34" * 32)
+    for id, sha256 in zip(ids, sha256s, strict=True):
         append(database, id, sha256, 10)
     with database.write() as work:
-        assert work.blob_in_use("12" * 32) and work.blob_in_use("34" * 32)
+        assert work.blobs.in_use(sha256s) == set(sha256s)
         row = work.partial_uploads.hold(ids[0], "local")
         assert row is not None
         work.partial_uploads.complete(row, "ckpt_1")
         work.partial_uploads.delete(ids[1])
     with database.read() as work:
-        assert not work.blob_in_use("12" * 32) and not work.blob_in_use("34" * 32)
+        assert work.blobs.in_use(sha256s) == set()
         kept = work.partial_uploads.get(ids[0], "local")
         assert kept is not None and kept.resource_id == "ckpt_1"
         assert work.partial_uploads.get(ids[1], "local") is None

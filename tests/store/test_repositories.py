@@ -138,10 +138,10 @@ def test_no_job_is_forgotten_between_its_insertion_and_the_end_of_an_inspection(
 def test_blobs_are_in_use_while_any_row_names_them(database: Database) -> None:
     with database.write() as work:
         id = work.checkpoints.add(checkpoint(blob_sha256="12" * 32)).id
-        work.lock_blob("12" * 32)
-        assert work.blob_in_use("12" * 32) and not work.blob_in_use("34" * 32)
+        work.blobs.lock("12" * 32)
+        assert work.blobs.in_use(["12" * 32, "34" * 32]) == {"12" * 32}
         work.checkpoints.delete(id)
-        assert not work.blob_in_use("12" * 32)
+        assert not work.blobs.in_use(["12" * 32])
 
 
 def test_pages_are_newest_first_and_filtered(database: Database) -> None:

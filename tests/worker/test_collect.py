@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
-from uuid import uuid4
 
 import pytest
 
@@ -13,6 +12,7 @@ import worker.collect
 from store.blobs import BlobStore, LocalBlobs, make_blobs
 from store.errors import Unavailable
 from store.garbage import delete_unused
+from store.naming import hold_blobs
 from tests.store.blob_stores import age, everything, put
 from tests.store.rows import checkpoint
 from tests.worker.doubles import PREFIX
@@ -22,11 +22,9 @@ from worker.jobs import run_jobs
 from worker.services import Services
 
 
-@pytest.fixture(params=["local", "s3"])
-def services(request: pytest.FixtureRequest, world: World) -> Services:
-    if request.param == "local":
-        return world.services
-    return replace(world.services, blobs=make_blobs(f"{request.getfixturevalue('s3_url')}/{uuid4().hex}"))
+@pytest.fixture
+def services(world: World, blobs_url: str) -> Services:
+    return replace(world.services, blobs=make_blobs(blobs_url))
 
 
 def with_grace(services: Services, seconds: float) -> Services:
@@ -108,13 +106,12 @@ def test_abandoned_writes_go_too(world: World) -> None:
 
 
 def upload(services: Services, data: bytes) -> str:
-    """As the API does: the blob's lock, the bytes, the row."""
+    """As the API does: the bytes, then the blob's lock, a look at them, the row."""
     with services.blobs.writer() as writer:
         writer.write(data)
-        writer.sync()
+        sha256 = writer.commit().sha256
         with services.database.write() as work:
-            work.lock_blob(writer.sha256)
-            sha256 = writer.commit().sha256
+            hold_blobs(work, services.blobs, {sha256: writer.commit})
             work.checkpoints.add(checkpoint(blob_sha256=sha256))
     return sha256
 
@@ -138,9 +135,9 @@ def test_two_collectors_at_once_take_nothing_that_somebody_names(services: Servi
         for turn in range(8):
             sha256 = upload(services, b"shared %d" % (turn % 2))
             with services.database.write() as work:
-                work.lock_blob(sha256)
+                work.blobs.lock(sha256)
                 # The other one may have dropped its row meanwhile.
-                assert services.blobs.exists(sha256) or not work.blob_in_use(sha256)
+                assert services.blobs.exists(sha256) or not work.blobs.in_use([sha256])
                 rows, _ = work.checkpoints.page("local", 200)
                 if turn % 2 == seed % 2:
                     for row in rows:

@@ -14,11 +14,10 @@ from sqlalchemy import text
 from store.job_repository import JobRepository
 from store.tables import utc_now
 from tests.worker.doubles import PREFIX
-from tests.worker.test_jobs import running
+from tests.worker.test_jobs import run, running
 from tests.worker.world import World
 from worker import metrics
 from worker.inspections import inspect
-from worker.jobs import run_jobs
 from worker.metrics import OTHER, Bounded
 from worker.sweep import Reminders, sweep
 
@@ -41,17 +40,13 @@ class Counted:
         return self._now().get(key, 0.0) - self._before.get(key, 0.0)
 
 
-def run(world: World, job_id: str, double: str) -> None:
-    run_jobs(world.services, ("any", "cpu"), entry=PREFIX + double)
-
-
 def test_a_job_that_succeeds(world: World) -> None:
-    job_id = world.job()
+    world.job()
     with world.services.database.engine.begin() as connection:
         long_ago = utc_now() - timedelta(seconds=100)
         connection.execute(text("UPDATE job SET created_at = :at"), {"at": long_ago})
     counted = Counted()
-    run(world, job_id, "speak")
+    run(world, "speak")
     assert counted("zsq_job_attempts_total", method="minmax") == 1
     assert counted("zsq_job_attempt_seconds_count", method="minmax", outcome="succeeded") == 1
     assert 100 <= counted("zsq_job_queue_wait_seconds_sum") < 160
@@ -67,7 +62,7 @@ def test_crashes_retries_and_failures_by_code(world: World) -> None:
     job_id, counted = world.job(), Counted()
     for _ in range(3):
         world.alter(job_id, not_before=None)
-        run(world, job_id, "kill_itself")
+        run(world, "kill_itself")
     assert counted("zsq_job_attempts_total", method="minmax") == 3
     assert counted("zsq_job_queue_wait_seconds_count") == 1, "of the first attempt alone"
     assert counted("zsq_job_retries_total", code="worker_crashed") == 2

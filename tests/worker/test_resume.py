@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from store.blobs import make_blobs
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
-from store.job_repository import Beat, JobRepository
-from tests.store.blob_stores import damage
+from store.job_repository import Beat
+from tests.store.blob_stores import after_commits, damage, deleted_once
 from tests.store.rows import claim_job
 from tests.worker.test_jobs import run, running
 from tests.worker.world import World
@@ -235,28 +237,40 @@ def test_a_worker_that_lost_its_job_stores_nothing(world: World, tmp_path: Path)
     assert world.look(job_id).resume_sha256 is None and blobs(world) == before
 
 
-def test_the_job_is_not_locked_while_a_slow_store_takes_the_bytes(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def stored(world: World, blobs_url: str) -> World:
+    """A world whose blobs are in a folder, and again in S3."""
+    world.services = replace(world.services, blobs=make_blobs(blobs_url))
+    return world
+
+
+def test_nobody_waits_while_a_slow_store_takes_the_bytes(
+    stored: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    commit, keep = LocalBlobWriter.commit, JobRepository.keep
+    """Neither heartbeats of the job nor, on SQLite, any other write."""
+    job_id = stored.job()
+    claim = claimed(stored, job_id)
 
-    def committing(self: LocalBlobWriter) -> Any:
-        done.append("commit")
-        return commit(self)
+    def beat(sha256: str) -> None:
+        stored.change(lambda work: work.jobs.heartbeat(job_id, claim.fence, 30))
 
-    def keeping(self: JobRepository, *rest: Any) -> Any:
-        done.append("keep")
-        return keep(self, *rest)
-
-    monkeypatch.setattr(LocalBlobWriter, "commit", committing)
-    monkeypatch.setattr(JobRepository, "keep", keeping)
-    job_id = world.job()
-    done.clear()
+    committed = after_commits(monkeypatch, stored.services.blobs, beat)
     (tmp_path / "kept-1").write_text("1")
-    with Keeper(world.services, claimed(world, job_id), tmp_path, ours) as keeper:
+    with Keeper(stored.services, claim, tmp_path, ours) as keeper:
         keeper.offer(tmp_path / "kept-1")
-    assert done == ["commit", "keep"] and content(world, job_id) == b"1"
+    assert len(committed) == 1 and content(stored, job_id) == b"1"
+
+
+def test_what_is_deleted_before_the_job_names_it_is_kept_again(
+    stored: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = stored.job()
+    claim = claimed(stored, job_id)
+    deleted = deleted_once(monkeypatch, stored.services.blobs, stored.services.database)
+    (tmp_path / "kept-1").write_text("1")
+    with Keeper(stored.services, claim, tmp_path, ours) as keeper:
+        keeper.offer(tmp_path / "kept-1")
+    assert len(deleted) == 1 and content(stored, job_id) == b"1"
 
 
 def test_who_names_wrong_files_without_end_does_not_fill_the_log(

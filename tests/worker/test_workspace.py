@@ -4,17 +4,16 @@ import ast
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 import core.pipeline
 from core.errors import RunError
-from store.blobs import BlobStore, LocalBlobs, make_blobs
-from store.errors import BlobCorrupt, BlobMissing
-from tests.store.blob_stores import damage, put
+from store.blobs import LocalBlobs, make_blobs
+from store.errors import BlobCorrupt, BlobMissing, Unavailable
+from tests.store.blob_stores import damage, everything, put
 from worker.failures import describe
-from worker.workspace import _NAME, MEDIA_TYPES, workspace
+from worker.workspace import _NAME, MEDIA_TYPES, Workspace, workspace
 
 JSON = "application/json"
 
@@ -36,13 +35,8 @@ def test_what_was_brought_outlives_a_delete(tmp_path: Path) -> None:
         space.bring(blobs, sha256)
 
 
-@pytest.mark.parametrize("kind", ["local", "s3"])
-def test_other_bytes_than_those_that_were_stored_are_not_computed_on(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    folder = (tmp_path / "blobs").as_uri()
-    url = folder if kind == "local" else f"{request.getfixturevalue('s3_url')}/{uuid4().hex}"
-    blobs: BlobStore = make_blobs(url)
+def test_other_bytes_than_those_that_were_stored_are_not_computed_on(blobs_url: str, tmp_path: Path) -> None:
+    blobs = make_blobs(blobs_url)
     sha256 = put(blobs, b"weights")
     with workspace(tmp_path / "work", "job_0-1") as space:
         damage(blobs, sha256)
@@ -143,3 +137,59 @@ def test_names_that_nobody_could_save_under_are_not_published(tmp_path: Path, na
         longest = "report-1.0_" + "x" * 117
         named = {"name": longest, "path": str(space.output / "file"), "media_type": JSON}
         assert [row.name for row in space.publish(blobs, [named], lambda: True) or ()] == [longest]
+
+
+class Outage:
+    """A blob folder that is lost, and comes back when it has been asked for `patience` times."""
+
+    def __init__(self, blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, patience: int) -> None:
+        monkeypatch.setattr("worker.patience.PAUSES", (0.0,) * 4)
+        self._incoming, self._away = blobs.incoming, blobs.incoming.with_name("away")
+        self._incoming.rename(self._away)
+        self.left = patience
+
+    def go_on(self) -> bool:
+        """Asked before the file, and after each pause."""
+        self.left -= 1
+        if self.left == 0:
+            self._away.rename(self._incoming)
+        return True
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> LocalBlobs:
+    return LocalBlobs(tmp_path / "blobs")
+
+
+def result(space: Workspace) -> list[dict[str, Any]]:
+    path = space.output / "model.onnx"
+    path.write_bytes(b"weights")
+    return [{"name": path.name, "path": str(path), "media_type": "application/octet-stream"}]
+
+
+def test_a_store_that_comes_back_costs_no_attempt(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(blobs, monkeypatch, patience=3)
+    with workspace(tmp_path / "work", "job_0-1") as space:
+        published = space.publish(blobs, result(space), outage.go_on)
+    assert published is not None and outage.left == 0
+    assert everything(blobs) == [artifact.blob_sha256 for artifact in published]
+
+
+def test_a_store_that_stays_away_is_given_up(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(blobs, monkeypatch, patience=10)
+    with workspace(tmp_path / "work", "job_0-1") as space, pytest.raises(Unavailable):
+        space.publish(blobs, result(space), outage.go_on)
+    assert outage.left == 4, "asked before it, after each of four pauses, and at the end"
+
+
+def test_who_need_not_publish_any_more_does_not_wait(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(blobs, monkeypatch, patience=10)
+    with workspace(tmp_path / "work", "job_0-1") as space:
+        assert space.publish(blobs, result(space), lambda: outage.go_on() and outage.left > 8) is None
+    assert outage.left == 7, "asked before it, after the first pause, and at the end"

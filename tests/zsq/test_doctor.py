@@ -5,15 +5,14 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from store.migrate import upgrade
+from tests.http_server import Handler, listening
 from zsq.doctor import answers, unknown_variables
 from zsq.stack.broker import Broker, embedded
 from zsq.stack.part import Part
@@ -148,24 +147,12 @@ def test_unknown_names_come_with_the_nearest_known(given: str, advice: str | Non
 
 @pytest.fixture
 def unready() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
+    class Unready(Handler):
         def do_GET(self) -> None:
-            body = b'{"detail": "Not ready: broker."}'
-            self.send_response(503)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(503, b'{"detail": "Not ready: broker."}')
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Unready) as url:
+        yield url
 
 
 def test_a_server_that_is_not_ready_says_what_is_missing(unready: str) -> None:

@@ -20,9 +20,10 @@ from store.database import Database, make_engine
 from store.migrate import upgrade
 from tests.api.conftest import Api
 from tests.api.problems import problem
-from tests.api.serving import Served, server_process, serving, until
+from tests.api.serving import Served, server_process, serving
 from tests.api.sse import Event, parsed
 from tests.store.rows import claim_job, queued_job
+from tests.waiting import until
 
 FAILURE = {"code": "diverged", "detail": "It diverged.", "retryable": False, "field": None}
 
@@ -117,8 +118,9 @@ def test_a_stream_goes_on_behind_any_id(served: Served) -> None:
 def test_nothing_is_lost_or_repeated_for_many_that_break_off(served: Served) -> None:
     jobs = [queued_job(served.database) for _ in range(3)]
 
-    def work(id: str) -> None:
-        fence = claim(served.database, id)
+    fences = [claim(served.database, id) for id in jobs]  # in their turn
+
+    def work(id: str, fence: int) -> None:
         for n in range(30):
             beat(served.database, id, fence, f"phase{n}")
         fail(served.database, id, fence)
@@ -138,7 +140,7 @@ def test_nothing_is_lost_or_repeated_for_many_that_break_off(served: Served) -> 
 
     with ThreadPoolExecutor(15) as pool:
         following = [pool.submit(follow, n) for n in range(12)]
-        list(pool.map(work, jobs))
+        list(pool.map(work, jobs, fences))
         for n, each in enumerate(following):
             assert each.result(60) == ids(served.database, jobs[n % 3])
 

@@ -11,8 +11,6 @@ from tests.api.conftest import Api
 from tests.api.problems import problem
 from tests.store.rows import claim_job
 
-W4A4 = {"weight": 4, "activation": 4}
-
 
 def ready_checkpoint(api: Api) -> str:
     id: str = api.upload()["id"]

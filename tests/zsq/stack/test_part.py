@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import until
 from zsq.stack.part import Part, ending
 
 # Starts a child of its own, says both process ids, and sleeps; deaf to SIGTERM if told so.
@@ -21,13 +21,6 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid, "ready", flush=True)
 time.sleep(600)
 """
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "did not come true"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def part(tmp_path: Path) -> Iterator[Callable[..., Part]]:
 
 
 def grandchild(part: Part) -> psutil.Process:
-    wait_for(lambda: "ready" in part.last_words())
+    until(lambda: "ready" in part.last_words())
     return psutil.Process(int(part.last_words().split()[0]))
 
 
@@ -56,7 +49,7 @@ def gone(process: psutil.Process) -> bool:
 
 def test_output_goes_to_the_log_and_the_exit_code_is_told(part: Callable[..., Part]) -> None:
     one = part("print('hello'); raise SystemExit(3)")
-    wait_for(lambda: one.ended() is not None)
+    until(lambda: one.ended() is not None)
     assert one.ended() == 3
     assert one.last_words() == "hello"
 
@@ -75,9 +68,9 @@ def test_a_killed_part_leaves_no_family_behind(part: Callable[..., Part]) -> Non
     child = grandchild(one)
     assert one.pid is not None
     os.kill(one.pid, signal.SIGKILL)
-    wait_for(lambda: one.ended() is not None)
+    until(lambda: one.ended() is not None)
     assert one.ended() == -signal.SIGKILL
-    wait_for(lambda: gone(child))
+    until(lambda: gone(child))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel tells a child of its parent's death")
@@ -97,7 +90,7 @@ time.sleep(600)
         assert supervisor.stdout is not None
         process = psutil.Process(int(supervisor.stdout.readline()))
         supervisor.kill()
-    wait_for(lambda: gone(process))
+    until(lambda: gone(process))
 
 
 def test_endings_are_named() -> None:
