@@ -72,8 +72,8 @@ def test_uploaded_bytes_are_counted_also_of_what_was_refused(api: Api) -> None:
 def test_jobs_and_queue_are_told_as_they_are(api_on: Api) -> None:
     checkpoint = api_on.upload()
     api_on.make_ready(checkpoint["id"])
-    waiting = [api_on.submit(checkpoint["id"], seed=seed)["id"] for seed in range(3)]
     api_on.succeed(api_on.submit(checkpoint["id"], seed=9)["id"])
+    waiting = [api_on.submit(checkpoint["id"], seed=seed)["id"] for seed in range(3)]
     long_ago = utc_now() - timedelta(seconds=500)
     with api_on.database.engine.begin() as connection:
         connection.execute(
