@@ -17,6 +17,7 @@ from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from worker import child
@@ -99,7 +100,7 @@ def _ensure_running() -> None:
 
 
 def _hide_socket() -> None:
-    """Takes away the path of the forkserver's socket: who calls there is given a process that nothing confines.
+    """Takes away the path of the forkserver's socket: who calls there gets a process that nothing confines.
 
     Callers need no key before Python 3.14, and children, copies of the forkserver, have that one too. What is
     left is a descriptor of this process, which children cannot look into. Not where there is no /proc.
@@ -111,9 +112,9 @@ def _hide_socket() -> None:
         return
     descriptor: int | None = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if not os.path.exists(f"{_DESCRIPTORS}{descriptor}"):
+        if not Path(f"{_DESCRIPTORS}{descriptor}").exists():
             return
-        os.unlink(path)
+        Path(path).unlink()
         server._forkserver_address = f"{_DESCRIPTORS}{descriptor}"
         # The one before was of a forkserver that has died.
         descriptor, _socket = _socket, descriptor
