@@ -23,11 +23,15 @@ def put(blobs: BlobStore, data: bytes) -> str:
         return writer.commit().sha256
 
 
+def writer_class(blobs: BlobStore) -> Any:
+    return LocalBlobWriter if isinstance(blobs, LocalBlobs) else S3BlobWriter
+
+
 def after_commits(
     monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, act: Callable[[str], object]
 ) -> list[str]:
     """Acts on every sha256 that a writer has committed; those that were, in their order."""
-    writer: Any = LocalBlobWriter if isinstance(blobs, LocalBlobs) else S3BlobWriter
+    writer = writer_class(blobs)
     commit, committed = writer.commit, list[str]()
 
     def committing(self: Any) -> Any:
