@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from api.deps import Caller, Resources
@@ -46,23 +47,33 @@ def save(
     return row, new
 
 
+@dataclass(slots=True)
+class Placed:
+    """`needed`: rows name the bytes, as far as the block knows."""
+
+    needed: bool = True
+
+
 @contextmanager
-def in_place(resources: Resources, *files: Content) -> Iterator[None]:
+def in_place(resources: Resources, *files: Content) -> Iterator[Placed]:
     """Puts the bytes in place before the transaction that names them: nobody should wait for a copy in S3.
 
     Even bytes that are known: what has been damaged since is mended by that. They go again when the block
-    refuses what they are for.
+    refuses what they are for, or says that they are not `needed`, unless others name them.
     """
     resources.database.ping()  # while there is nobody to name bytes, none are kept
+    placed, sums = Placed(), {file.sha256 for file in files}
     try:
         for file in files:
             file.commit()
-        yield
+        yield placed
     except Unavailable:  # so would be what it takes to remove them: the collector will
         raise
     except BaseException:
-        delete_now(resources.database, resources.blobs, {file.sha256 for file in files})
+        delete_now(resources.database, resources.blobs, sums)
         raise
+    if not placed.needed:
+        delete_now(resources.database, resources.blobs, sums)
 
 
 def made(caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content) -> UploadRow:

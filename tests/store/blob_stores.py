@@ -44,6 +44,19 @@ def after_commits(
     return committed
 
 
+def before_commit(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, act: Callable[[], object]) -> None:
+    """Acts once: when a writer is about to commit."""
+    writer = writer_class(blobs)
+    commit, waiting = writer.commit, [act]
+
+    def committing(self: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return commit(self)
+
+    monkeypatch.setattr(writer, "commit", committing)
+
+
 def others_write(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> list[str]:
     """While the store takes its time for a commit, others write to the database, and lock that very blob."""
 
