@@ -21,7 +21,7 @@ from store.errors import Unavailable
 from store.garbage import delete_now
 from store.naming import hold_blobs
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Upload, utc_now
+from store.tables import Upload
 
 
 class Content(Protocol):
@@ -101,7 +101,8 @@ def put(
     `announce_upload` is for after it.
 
     What was rejected is pending again: who sends it once more may hope for another answer, since this
-    server may know more by now, and a reader may have crashed for other reasons than the file.
+    server may know more by now, and a reader may have crashed for other reasons than the file. So may who
+    sends once more what is pending: its inspections count anew.
     """
     rows = kind.rows(work)
     # Under their lock no other transaction adds the same row or drops the bytes.
@@ -110,9 +111,7 @@ def put(
     held = rows.hold(known.id, known.owner) if known is not None else None
     if held is None:
         return rows.add(row), True
-    held.updated_at = utc_now()  # retention counts from here
-    if held.state == "rejected" and rows.reopen(held.id):
-        held = rows.hold(held.id, held.owner) or held
+    rows.renew(held)
     return held, False
 
 
