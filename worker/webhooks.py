@@ -34,13 +34,19 @@ log = logging.getLogger(__name__)
 
 
 def deliver_due(services: Services) -> None:
-    """One try of each delivery that is due. Several workers may do so at once."""
+    """One try of each delivery that is due, until no more are or this worker is told to stop. Several workers
+    may do so at once."""
+    while _deliver_some(services) == _AT_ONCE and not services.stopping.is_set():
+        log.debug("more deliveries are due")
+
+
+def _deliver_some(services: Services) -> int:
     with services.database.write() as work:
         rows = work.webhooks.take_due(utc_now(), _AT_ONCE, _LEASE)
         secrets = {row.owner: work.webhooks.secret(row.owner) for row in rows}
-    if not rows:
-        return
-    anyio.run(_try_all, services, rows, secrets)
+    if rows:
+        anyio.run(_try_all, services, rows, secrets)
+    return len(rows)
 
 
 def headers(id: str, secret: str, timestamp: int, body: bytes) -> dict[str, str]:

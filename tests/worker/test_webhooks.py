@@ -18,7 +18,7 @@ from store.tables import Job, WebhookDelivery, utc_now
 from tests.worker.receiver import Receiver, receiving
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
-from worker import outbound
+from worker import outbound, webhooks
 from worker.abandonable import AbandonableCalls
 from worker.services import Services
 from worker.webhooks import deliver_due
@@ -115,6 +115,28 @@ def test_a_slow_receiver_holds_nobody_up(world: World, monkeypatch: pytest.Monke
         deliver_due(near(world))
         assert "TimeoutError" in (delivery(world, late).error or "")
     assert delivery(world, soon).status == "delivered"
+
+
+def test_all_that_is_due_is_sent_and_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_AT_ONCE", 3)
+    with receiving(200) as quick, receiving(500) as broken:
+        good = [ended_job(world, quick.url) for _ in range(4)]
+        bad = [ended_job(world, broken.url) for _ in range(4)]
+        deliver_due(near(world))
+        assert sorted(_bodies(quick)) == sorted(good)
+        assert sorted(_bodies(broken)) == sorted(bad)
+
+
+def test_a_worker_that_is_to_stop_begins_no_other_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_AT_ONCE", 3)
+    world.services.stopping.set()
+    with receiving(200) as receiver:
+        for _ in range(4):
+            ended_job(world, receiver.url)
+        deliver_due(near(world))
+        assert len(receiver.heard) == 3
 
 
 def test_a_url_that_leads_nowhere_fails_alone(world: World) -> None:
