@@ -47,6 +47,8 @@ def run(
     asleep, began = sleeper.freeze(), time.monotonic()
     try:
         caller.wait(id, JOB_SECONDS)
+        # The worker that did the job lets go of the training's state a moment after its end.
+        wait_for(lambda: cluster.records.whole_job(id)["row"]["resume_sha256"] is None, JOB_SECONDS, "tidied")
         before = cluster.records.whole_job(id)
         blobs = cluster.records.named_blobs()
     finally:

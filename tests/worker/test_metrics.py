@@ -136,7 +136,7 @@ def test_an_attempt_whose_job_was_taken_away_is_lost_whatever_its_end(
             else:
                 world.change(lambda work: work.jobs.request_cancel(job_id))
     else:
-        run(world, job_id, double)
+        run(world, double)
     assert world.look(job_id).status == "running", "the other one's"
     assert outcomes(counted) == {"lost": 1}
     for name, labels in (
@@ -162,7 +162,7 @@ def test_a_cancel_that_the_worker_had_not_heard_counts_as_one(
 
         monkeypatch.setattr(JobRepository, write, asked)
     if double == "kill_itself":
-        run(world, job_id, double)
+        run(world, double)
     else:
         with running(world, job_id, double):
             world.services.stopping.set()
