@@ -77,7 +77,7 @@ def run(
             urls = [cluster.urls[turn:] + cluster.urls[:turn] for turn in range(len(cluster.urls))]
             callers = [stack.enter_context(Caller(each, over=done)) for each in urls]
             mine: list[str] = []
-            while (number := next(numbers)) < jobs:
+            while not done.is_set() and (number := next(numbers)) < jobs:
                 found = _send(callers, inputs, number)
                 with lock:
                     crowd.sent += len(found)
