@@ -106,12 +106,16 @@ class UploadRepository(Generic[UploadRow]):
         """pending -> rejected. False when it is gone or already decided."""
         return self._decide(id, state="rejected", error=error)
 
-    def reopen(self, id: str) -> bool:
-        """rejected -> pending: it is inspected again, as if it were new. False in any other state."""
-        return self._decide(id, before="rejected", state="pending", error=None, attempts=0)
+    def renew(self, held: UploadRow) -> None:
+        """Its bytes have come once more: unless it is ready, it is inspected as if it were new."""
+        held.updated_at = utc_now()  # retention counts from here
+        if held.state != "ready":
+            held.state, held.error, held.attempts = "pending", None, 0
+        # Who holds this row may wait for a lock that the transaction takes later: never write it only then.
+        self._session.flush()
 
-    def _decide(self, id: str, *, before: str = "pending", **values: Any) -> bool:
-        row = (self.table.id == id, self.table.state == before)
+    def _decide(self, id: str, **values: Any) -> bool:
+        row = (self.table.id == id, self.table.state == "pending")
         return changed_one(
             self._session.execute(update(self.table).where(*row).values(updated_at=utc_now(), **values))
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zsq.commands.begun import uploads
 from zsq.commands.catalogue import architectures, methods
 from zsq.commands.common import Group
 from zsq.commands.doctor import doctor
@@ -30,6 +31,7 @@ app.command()(quantize)
 app.add_typer(jobs, name="jobs")
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(datasets, name="datasets")
+app.add_typer(uploads, name="uploads")
 app.add_typer(keys, name="keys")
 app.command()(limits)
 app.command()(methods)

@@ -23,8 +23,8 @@ import httpx
 from zsq.download import OnBytes, download
 from zsq.errors import JobNotSucceeded
 from zsq.events import follow
-from zsq.models import Artifact, Checkpoint, Dataset, Job, JobEvent
-from zsq.resumable import upload
+from zsq.models import Artifact, BegunUpload, Checkpoint, Dataset, Job, JobEvent
+from zsq.resumable import give_up, upload
 from zsq.transport import Transport, retry_after
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -140,6 +140,18 @@ class Client:
 
     def delete_dataset(self, dataset_id: str) -> None:
         self._transport.call("DELETE", f"/v1/datasets/{dataset_id}")
+
+    def begun_uploads(self) -> Iterator[BegunUpload]:
+        """Resumable uploads that are neither ended nor expired, newest first, page by page.
+
+        They count against the owner's limits. One that breaks off here is given up where the server can be
+        told so; others are left.
+        """
+        return map(BegunUpload.from_json, self._pages("/v1/uploads", {}))
+
+    def delete_upload(self, upload_id: str) -> None:
+        """Gives up a resumable upload. The checkpoint or dataset that it has become stays."""
+        give_up(self._transport, f"/v1/uploads/{upload_id}")
 
     # --- jobs --------------------------------------------------------------------------------
 

@@ -109,6 +109,36 @@ class Dataset(Upload):
 
 
 @dataclass(frozen=True, slots=True)
+class BegunUpload:
+    """A resumable upload: `offset` of `length` bytes have come. `kind` is `checkpoint` or `dataset`.
+
+    `state` is `receiving`, or `joining` when all have come. It is gone at `expires_at`, unless more come.
+    """
+
+    id: str
+    kind: str
+    state: str
+    offset: int | None
+    length: int | None
+    created_at: datetime | None
+    expires_at: datetime | None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            id=str(data["id"]),
+            kind=str(data["kind"]),
+            state=str(data.get("state", "receiving")),
+            offset=data.get("offset"),
+            length=data.get("length"),
+            created_at=_time(data.get("created_at")),
+            expires_at=_time(data.get("expires_at")),
+            raw=data,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One quantization. `status`: queued, running, succeeded, failed, canceled; `metrics`: current losses.
 

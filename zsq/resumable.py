@@ -6,17 +6,20 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx
 
 from zsq.download import OnBytes
-from zsq.errors import ApiError, ConnectionLost
+from zsq.errors import ApiError, ClientError, ConnectionLost
 from zsq.transport import PASSING, Transport
 
 # A piece is what is lost at most, and what is held in memory.
 PIECE_BYTES = 8 << 20
+# For telling a server that may not be there that nothing more comes.
+_LEAVING_SECONDS = 5.0
 _TUS = {"tus-resumable": "1.0.0"}
 # The server has other bytes by now, got these damaged, or is not there for the moment.
 _LOOK_AGAIN = frozenset({408, 409, 460, *PASSING})
@@ -34,17 +37,28 @@ def upload(
     """The checkpoint or dataset (`kind`) of the file, as the server shows it.
 
     Raises `ApiError` when the server refuses, before the first byte where it can, and `ConnectionLost`
-    when nothing new arrives there for `patience` seconds.
+    when nothing new arrives there for `patience` seconds. What breaks off, by Ctrl-C too, is given up
+    there: nobody would go on with it, and it would count against the owner's limits until it expires.
     """
     total = path.stat().st_size
     said = {"kind": kind, **fields}
     headers = {"upload-length": str(total), "upload-metadata": _metadata(said)}
     begun = transport.call("POST", "/v1/uploads", headers=_TUS | headers)
     url = begun.headers["location"]
-    with path.open("rb") as file:
-        resource = _Sending(transport, url, file, total, patience, on_bytes).run()
+    try:
+        with path.open("rb") as file:
+            resource = _Sending(transport, url, file, total, patience, on_bytes).run()
+    except BaseException:
+        with suppress(ClientError):
+            give_up(transport, url, timeout=_LEAVING_SECONDS)
+        raise
     found: dict[str, Any] = transport.call("GET", resource, patience=patience).json()
     return found
+
+
+def give_up(transport: Transport, url: str, **options: Any) -> None:
+    """Deletes what has come of an upload. Raises `ApiError`, `not_found` when there is none."""
+    transport.call("DELETE", url, headers=_TUS, **options)
 
 
 class _Sending:

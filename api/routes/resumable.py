@@ -22,6 +22,7 @@ from api.services import resumable, tus
 from api.services.kinds import KINDS
 from api.services.quota import admitted
 from api.services.receive import BROKEN_OFF, pump, refuse_encoded
+from api.services.writing import writers
 from api.settings import settings_of
 from store.tables import PartialUpload
 
@@ -237,7 +238,8 @@ async def _append(
     room: int,
     checksum: tus.Checksum | None,
 ) -> PartialUpload:
-    with resources.blobs.writer() as part:
+    async with writers(resources.blobs) as open_writer:
+        part = await run_sync(open_writer)
 
         def write(data: bytes) -> None:
             if part.size + len(data) > room:

@@ -12,7 +12,7 @@ from typing import Any
 
 from api.deps import Caller
 from api.errors import IdempotencyKeyReused
-from store.database import UnitOfWork
+from store.database import Database, UnitOfWork
 from store.tables import IdempotencyKey, JsonObject, utc_now
 
 
@@ -62,3 +62,13 @@ class Once:
                 )
             )
         return answer
+
+
+def answered(
+    database: Database, caller: Caller, key: str | None, request: Sequence[Any], lifetime: timedelta
+) -> Answer | None:
+    """What the key was given before. Only `Once` tells for sure: the same request may be under way."""
+    if key is None:
+        return None
+    with database.write() as work:
+        return Once(work, caller, key, request, lifetime).earlier

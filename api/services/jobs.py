@@ -14,7 +14,7 @@ from api.schemas.jobs import JobRequest, QuantizeFields, SubmittedJob
 from api.schemas.uploads import DatasetFields
 from api.services import quota
 from api.services.dispatch import announce_job, announce_upload
-from api.services.idempotency import Answer, Once
+from api.services.idempotency import Answer, Once, answered
 from api.services.kinds import CHECKPOINT, DATASET
 from api.services.uploads import Content, check_room, in_place, made, not_found, put
 from api.services.webhooks import refuse_private
@@ -66,11 +66,16 @@ def quantize(
     """One shot: the checkpoint, the dataset if one came, and the job, all or nothing."""
     refuse_private(fields.webhook, resources)
     sums = {name: file.sha256 for name, file in sorted(files.items())}
-    with in_place(resources, *files.values()), resources.database.write() as work:
+    asked = ["quantize", fields.model_dump(mode="json"), sums]
+    # Before the bytes are put in place: the answer needs none, and those of then may be deleted by now.
+    earlier = answered(resources.database, caller, key, asked, resources.idempotency_lifetime)
+    if earlier is not None:
+        return earlier
+    with in_place(resources, *files.values()) as placed, resources.database.write() as work:
         quota.lock(work, resources.access, caller)
-        asked = ["quantize", fields.model_dump(mode="json"), sums]
         once = Once(work, caller, key, asked, resources.idempotency_lifetime)
-        if once.earlier is not None:
+        if once.earlier is not None:  # it came at the same time
+            placed.needed = False
             return once.earlier
         if not fields.reuse:
             quota.check_queue(work, resources.access, caller)

@@ -113,7 +113,7 @@ def check_begun(work: UnitOfWork, access: Access, caller: Caller) -> None:
         metrics.limited("begun_uploads")
         raise TooMany(
             f"{access.begun_uploads} uploads of yours are begun, as many as may be. End one or delete it: "
-            "GET /v1/uploads lists them. Those that nothing comes for go by themselves.",
+            "GET /v1/uploads (zsq uploads list) lists them. Those that nothing comes for go by themselves.",
             code="too_many_begun_uploads",
             retry_after=_BEGUN_SECONDS,
         )

@@ -8,7 +8,7 @@ of a request that turns out wrong.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic
 
@@ -25,6 +25,7 @@ from api.errors import Invalid, UnsupportedMediaType
 from api.schemas.common import Fields
 from api.services.multipart import FormReader, too_large
 from api.services.quota import Room
+from api.services.writing import writers
 from store.blobs import BlobStore, BlobWriter
 
 # Handed to a thread at once: large enough that the thread's cost vanishes, small enough to be flat.
@@ -58,7 +59,7 @@ async def receive(
     octet-stream. Raises Invalid, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType.
     """
     stream = request.stream()
-    with ExitStack() as stack:
+    async with writers(blobs) as open_writer:
         async with draining(request, stream):
             kind, options = parse_options_header(request.headers.get("content-type"))
             refuse_encoded(request.headers)
@@ -67,10 +68,10 @@ async def receive(
                     raise Invalid.one(name, "extra_forbidden", "with a form, fields are parts of the form")
                 boundary = options.get(b"boundary", b"")
                 received = await _receive_form(
-                    stack, stream, boundary, blobs, schema, max_bytes, room, optional_files
+                    open_writer, stream, boundary, schema, max_bytes, room, optional_files
                 )
             elif raw and kind == b"application/octet-stream":
-                received = await _receive_raw(stack, request, stream, blobs, schema, max_bytes, room)
+                received = await _receive_raw(open_writer, request, stream, schema, max_bytes, room)
             else:
                 accepted = "multipart/form-data" + (" or application/octet-stream" if raw else "")
                 raise UnsupportedMediaType(f"The Content-Type must be {accepted}.")
@@ -82,10 +83,9 @@ async def receive(
 
 
 async def _receive_raw(
-    stack: ExitStack,
+    open_writer: Callable[[], BlobWriter],
     request: Request,
     stream: AsyncIterator[bytes],
-    blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
     room: Room,
@@ -99,7 +99,7 @@ async def _receive_raw(
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large(max_bytes)
-    writer = stack.enter_context(blobs.writer())
+    writer = await run_sync(open_writer)
 
     def write(data: bytes) -> None:
         if writer.size + len(data) > max_bytes:
@@ -111,10 +111,9 @@ async def _receive_raw(
 
 
 async def _receive_form(
-    stack: ExitStack,
+    open_writer: Callable[[], BlobWriter],
     stream: AsyncIterator[bytes],
     boundary: bytes,
-    blobs: BlobStore,
     schema: type[Fields],
     max_bytes: int,
     room: Room,
@@ -124,7 +123,7 @@ async def _receive_form(
         boundary,
         text_fields=frozenset(schema.model_fields),
         file_fields=optional_files | {"file"},
-        open_file=lambda: stack.enter_context(blobs.writer()),
+        open_file=open_writer,
         max_bytes=max_bytes,
     )
     await pump(stream, _within(room, reader.feed))

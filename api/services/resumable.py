@@ -126,9 +126,10 @@ def finish(resources: Resources, caller: Caller, id: str) -> PartialUpload:
 def _finish(resources: Resources, caller: Caller, id: str, parts: Sequence[UploadPart]) -> PartialUpload:
     with resources.blobs.writer() as joined:
         content = _joined(resources, parts, joined)
-        with in_place(resources, content), resources.database.write() as work:
+        with in_place(resources, content) as placed, resources.database.write() as work:
             row = _alive(work.partial_uploads.hold(id, caller.owner), id)
-            if row.resource_id is not None:
+            if row.resource_id is not None:  # and that may be deleted by now
+                placed.needed = False
                 return row
             kind, fields = _meant(row.fields)
             # Its length has counted since it began, so there is room.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from api.deps import Caller, Resources
@@ -20,7 +21,7 @@ from store.errors import Unavailable
 from store.garbage import delete_now
 from store.naming import hold_blobs
 from store.repositories import UploadRepository, UploadRow
-from store.tables import Upload, utc_now
+from store.tables import Upload
 
 
 class Content(Protocol):
@@ -46,23 +47,33 @@ def save(
     return row, new
 
 
+@dataclass(slots=True)
+class Placed:
+    """`needed`: rows name the bytes, as far as the block knows."""
+
+    needed: bool = True
+
+
 @contextmanager
-def in_place(resources: Resources, *files: Content) -> Iterator[None]:
+def in_place(resources: Resources, *files: Content) -> Iterator[Placed]:
     """Puts the bytes in place before the transaction that names them: nobody should wait for a copy in S3.
 
     Even bytes that are known: what has been damaged since is mended by that. They go again when the block
-    refuses what they are for.
+    refuses what they are for, or says that they are not `needed`, unless others name them.
     """
     resources.database.ping()  # while there is nobody to name bytes, none are kept
+    placed, sums = Placed(), {file.sha256 for file in files}
     try:
         for file in files:
             file.commit()
-        yield
+        yield placed
     except Unavailable:  # so would be what it takes to remove them: the collector will
         raise
     except BaseException:
-        delete_now(resources.database, resources.blobs, {file.sha256 for file in files})
+        delete_now(resources.database, resources.blobs, sums)
         raise
+    if not placed.needed:
+        delete_now(resources.database, resources.blobs, sums)
 
 
 def made(caller: Caller, kind: Kind[Fields, UploadRow], fields: Fields, file: Content) -> UploadRow:
@@ -90,7 +101,8 @@ def put(
     `announce_upload` is for after it.
 
     What was rejected is pending again: who sends it once more may hope for another answer, since this
-    server may know more by now, and a reader may have crashed for other reasons than the file.
+    server may know more by now, and a reader may have crashed for other reasons than the file. So may who
+    sends once more what is pending: its inspections count anew.
     """
     rows = kind.rows(work)
     # Under their lock no other transaction adds the same row or drops the bytes.
@@ -99,9 +111,7 @@ def put(
     held = rows.hold(known.id, known.owner) if known is not None else None
     if held is None:
         return rows.add(row), True
-    held.updated_at = utc_now()  # retention counts from here
-    if held.state == "rejected" and rows.reopen(held.id):
-        held = rows.hold(held.id, held.owner) or held
+    rows.renew(held)
     return held, False
 
 

@@ -23,11 +23,15 @@ def put(blobs: BlobStore, data: bytes) -> str:
         return writer.commit().sha256
 
 
+def writer_class(blobs: BlobStore) -> Any:
+    return LocalBlobWriter if isinstance(blobs, LocalBlobs) else S3BlobWriter
+
+
 def after_commits(
     monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, act: Callable[[str], object]
 ) -> list[str]:
     """Acts on every sha256 that a writer has committed; those that were, in their order."""
-    writer: Any = LocalBlobWriter if isinstance(blobs, LocalBlobs) else S3BlobWriter
+    writer = writer_class(blobs)
     commit, committed = writer.commit, list[str]()
 
     def committing(self: Any) -> Any:
@@ -38,6 +42,19 @@ def after_commits(
 
     monkeypatch.setattr(writer, "commit", committing)
     return committed
+
+
+def before_commit(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, act: Callable[[], object]) -> None:
+    """Acts once: when a writer is about to commit."""
+    writer = writer_class(blobs)
+    commit, waiting = writer.commit, [act]
+
+    def committing(self: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return commit(self)
+
+    monkeypatch.setattr(writer, "commit", committing)
 
 
 def others_write(monkeypatch: pytest.MonkeyPatch, blobs: BlobStore, database: Database) -> list[str]:

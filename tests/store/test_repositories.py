@@ -58,16 +58,31 @@ def test_an_upload_is_decided_once(database: Database) -> None:
     assert row is not None and (row.state, row.inspection, row.error) == ("ready", {"images": 3}, None)
 
 
-def test_only_what_was_rejected_is_opened_again(database: Database) -> None:
+@pytest.mark.parametrize("rejected", [False, True])
+def test_what_is_sent_again_is_inspected_as_if_it_were_new(database: Database, rejected: bool) -> None:
     with database.write() as work:
         id = work.checkpoints.add(checkpoint(state="pending", attempts=2)).id
-        assert not work.checkpoints.reopen(id)
-        assert work.checkpoints.mark_rejected(id, {"code": "worker_crashed", "detail": ""})
-        assert work.checkpoints.reopen(id) and not work.checkpoints.reopen(id)
+        if rejected:
+            assert work.checkpoints.mark_rejected(id, {"code": "worker_crashed", "detail": ""})
+    with database.write() as work:
+        held = work.checkpoints.hold(id, "local")
+        assert held is not None
+        work.checkpoints.renew(held)
     with database.write() as work:
         row = work.checkpoints.get(id)
         assert row is not None and (row.state, row.error, row.attempts) == ("pending", None, 0)
-        assert work.checkpoints.mark_ready(id, {}) and not work.checkpoints.reopen(id)
+        assert work.checkpoints.mark_ready(id, {})
+
+
+def test_what_is_ready_stays_so_when_it_is_sent_again(database: Database) -> None:
+    with database.write() as work:
+        before = work.checkpoints.add(checkpoint(attempts=1, inspection={"parameters": 3}))
+        was = before.updated_at
+        work.checkpoints.renew(before)
+    with database.read() as work:
+        row = work.checkpoints.get(before.id)
+    assert row is not None and (row.state, row.attempts, row.inspection) == ("ready", 1, {"parameters": 3})
+    assert row.updated_at > was, "retention counts from there"
 
 
 def test_what_an_unfinished_job_uses_is_not_deleted(database: Database) -> None:

@@ -112,7 +112,7 @@ def test_a_file_whose_bytes_are_damaged_is_rejected_in_the_end_and_may_be_sent_a
     assert error is not None and error["code"] == "checkpoint_rejected"
 
     world.blob(b"12345")
-    assert world.change(lambda work: work.checkpoints.reopen(checkpoint_id))
+    world.change(lambda work: work.checkpoints.renew(work.checkpoints.hold(checkpoint_id, "local")))
     inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
     assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
 
@@ -124,6 +124,18 @@ def test_a_file_that_came_damaged_once_is_read_again(world: World) -> None:
     world.blob(b"12345")
     inspect(world.services, "dataset", dataset_id, entry=PREFIX + "inspect")
     assert world.change(lambda work: work.datasets.get(dataset_id)).state == "ready"
+
+
+def test_lost_workers_count_anew_when_a_damaged_file_is_sent_again(world: World) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    damage(world.services.blobs, hashlib.sha256(b"12345").hexdigest())
+    for _ in range(2):
+        inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    world.blob(b"12345")
+    world.change(lambda work: work.checkpoints.renew(work.checkpoints.hold(checkpoint_id, "local")))
+    world.change(lambda work: work.checkpoints.begin_inspection(checkpoint_id, 3))  # and its worker is lost
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
 
 
 def test_a_stopping_worker_leaves_the_file_to_another(world: World) -> None:

@@ -212,3 +212,30 @@ def test_another_answer_than_a_stream_is_an_error_at_once() -> None:
     client = answering(httpx.Response(200, html="<p>Sign in</p>"))
     with pytest.raises(ClientError, match="something else than events"):
         next(client.events("job_1"))
+
+
+def test_streams_on_which_nothing_comes_are_given_up() -> None:
+    """A proxy's, say, that answers for a server that it cannot reach."""
+    client = answering(*[streamed("")] * 3)
+    client.patience = 0.3
+    client._transport.sleep = lambda seconds: time.sleep(0.2)
+    with pytest.raises(ConnectionLost, match="nothing comes"):
+        next(client.events("job_1"))
+
+
+def test_a_stream_that_says_no_more_than_that_it_is_there_is_followed() -> None:
+    """A job may wait for hours behind a proxy that lets no connection live for long."""
+    ended = streamed('id: 4\nevent: status\ndata: {"status": "succeeded"}\n\n')
+    client = answering(*[streamed(": still there\n\n")] * 4, ended)
+    client.patience = 0.1
+    client._transport.sleep = lambda seconds: time.sleep(0.06)
+    assert [event.id for event in client.events("job_1")] == ["4"]
+
+
+@pytest.mark.parametrize(
+    "data", ['{"status": "run', "[]", "null", '{"at": "yesterday"}', '{"progress": {"step": [1]}}']
+)
+def test_an_event_that_cannot_be_read_is_the_clients_error(data: str) -> None:
+    client = answering(streamed(f"event: status\ndata: {data}\n\n"))
+    with pytest.raises(ClientError, match="cannot be read"):
+        next(client.events("job_1"))

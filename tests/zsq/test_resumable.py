@@ -125,6 +125,49 @@ def test_a_server_that_stays_away_is_given_up(served: Served, file: Path) -> Non
         upload(served, network, file, patience=0.0)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "the disk"), httpx.ReadError("reset")])
+def test_what_breaks_off_is_given_up_there(served: Served, file: Path, error: BaseException) -> None:
+    network = Network()
+
+    def fail(request: httpx.Request, count: int) -> None:
+        if request.method == "HEAD" or (request.method == "PATCH" and count == 3):
+            raise error
+
+    network.before = fail
+    with pytest.raises(type(error) if not isinstance(error, httpx.ReadError) else ConnectionLost):
+        upload(served, network, file, patience=0.0)
+    assert network.requests[-1] == "DELETE"
+    with Client(served.url) as client:
+        assert list(client.begun_uploads()) == []
+        assert client.limits()["stored_bytes"]["used"] == 0
+
+
+def test_what_cannot_be_given_up_is_found_and_deleted_later(served: Served, file: Path) -> None:
+    network = Network()
+
+    def fail(request: httpx.Request, count: int) -> None:
+        if request.method != "POST" and (request.method, count) != ("PATCH", 1):
+            raise httpx.ConnectError("refused")
+
+    network.before = fail
+    with pytest.raises(ConnectionLost, match="refused"):
+        upload(served, network, file, patience=0.0)
+    with Client(served.url) as client:
+        [left] = client.begun_uploads()
+        assert (left.kind, left.state, left.offset, left.length) == (
+            "checkpoint",
+            "receiving",
+            PIECE,
+            len(CONTENT),
+        )
+        assert left.expires_at is not None and left.raw["metadata"]["name"] == "mine"
+        client.delete_upload(left.id)
+        assert list(client.begun_uploads()) == []
+        with pytest.raises(ApiError) as refused:
+            client.delete_upload(left.id)
+        assert refused.value.code == "not_found"
+
+
 def test_a_refusal_comes_before_the_first_byte(served: Served, file: Path, tmp_path: Path) -> None:
     network = Network()
     with Client(served.url, transport=network) as client:

@@ -226,6 +226,15 @@ def test_a_rejected_checkpoint_says_why(api: Api) -> None:
     assert body["state"] == "rejected" and body["error"] == error
 
 
+def test_inspections_of_what_is_sent_again_count_anew(api_on: Api) -> None:
+    id = api_on.upload()["id"]
+    with api_on.database.write() as work:
+        assert work.checkpoints.begin_inspection(id, 1) and not work.checkpoints.begin_inspection(id, 1)
+    assert api_on.upload()["id"] == id
+    with api_on.database.write() as work:
+        assert work.checkpoints.begin_inspection(id, 1)
+
+
 def test_what_was_rejected_is_inspected_again_when_it_is_sent_again(api_on: Api) -> None:
     with redis.Redis.from_url(api_on.settings.broker_url) as server:
         server.flushdb()

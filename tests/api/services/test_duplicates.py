@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from store.queue import ANY_QUEUE
 from store.tables import Job
-from tests.api.conftest import Api
+from tests.api.conftest import Api, Keyed
 from tests.api.problems import problem
 from tests.store.rows import claim_job
+from tests.waiting import until
 
 
 def ready(api: Api, content: bytes = b"weights", **fields: Any) -> str:
@@ -104,3 +106,31 @@ def test_of_many_that_would_reuse_one_makes_the_job(api_on: Api) -> None:
         answers = list(pool.map(lambda _: submit(api_on, id, reuse=True), range(16)))
     assert sorted(answer.status_code for answer in answers) == [200] * 15 + [202]
     assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_who_sends_a_file_and_who_names_it_do_not_wait_for_each_other(
+    serve: Callable[..., Keyed], postgres_url: str
+) -> None:
+    """POST /v1/quantize as it runs beside POST /v1/jobs: the one writes the row that the other holds, and
+    both want the lock of what they compute. Where an owner's limits are off, nothing else orders them."""
+    api = serve(auth="off", database_url=postgres_url, owner_queued_jobs=0, owner_begun_uploads=0)
+    first = submit(api, ready(api)).json()
+    form = {"architecture": "cifar/resnet20", "bits": "w4a4", "reuse": "true"}
+
+    def waits() -> bool:
+        with api.database.connect() as other:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            return bool(other.execute(text(waiting)).scalar())
+
+    def quantize() -> Any:
+        return api.http.post("/v1/quantize", files={"file": b"weights"}, data=form)
+
+    with ThreadPoolExecutor(1) as pool:
+        with api.database.write() as work:
+            job = work.jobs.get(first["id"])
+            assert job is not None
+            work.checkpoints.hold(job.checkpoint_id, job.owner)
+            answer = pool.submit(quantize)
+            until(waits)
+            work.lock_digest(job.owner, job.digest)
+        assert (answer.result().status_code, answer.result().json()["id"]) == (200, first["id"])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from api.deps import Caller
+from api.services import resumable
 from tests.api.conftest import Api, Keyed
 from tests.api.problems import problem
-from tests.api.routes.test_resumable import begun, send
-from tests.store.blob_stores import after_commits, deleted_once, everything, others_write
+from tests.api.routes.test_resumable import begun, crashed_between, send
+from tests.store.blob_stores import after_commits, before_commit, deleted_once, everything, others_write
 
 CONTENT = bytes(range(256)) * 400
 
@@ -109,3 +112,53 @@ def test_what_is_refused_leaves_nothing(serve: Callable[..., Keyed], blobs_url: 
     form = {"architecture": "cifar/resnet20", "bits": "w4a4"}
     problem(api.http.post("/v1/quantize", files={"file": b"x"}, data=form), 429, "too_many_jobs")
     assert everything(api.resources.blobs) == before and whole(api)
+
+
+def with_key(api: Api) -> Any:
+    form = {"architecture": "cifar/resnet20", "bits": "w4a4"}
+    files, key = {"file": CONTENT, "dataset": CONTENT[:1000]}, {"Idempotency-Key": "k"}
+    return api.http.post("/v1/quantize", files=files, data=form, headers=key)
+
+
+def delete_all(api: Api) -> None:
+    for job in api.http.get("/v1/jobs").json()["items"]:
+        api.http.post(job["links"]["self"] + "/cancel")
+        assert api.http.delete(job["links"]["self"]).status_code == 204
+    for path in ("/v1/checkpoints", "/v1/datasets"):
+        for upload in api.http.get(path).json()["items"]:
+            assert api.http.delete(f"{path}/{upload['id']}").status_code == 204
+
+
+def test_a_replay_brings_back_nothing_that_was_deleted(stored: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = with_key(stored)
+    delete_all(stored)
+    committed = after_commits(monkeypatch, stored.resources.blobs, lambda sha256: None)
+    again = with_key(stored)
+    assert again.headers["idempotent-replayed"] == "true" and again.content == first.content
+    assert everything(stored.resources.blobs) == [] and committed == []
+
+
+def test_a_request_whose_twin_was_first_brings_back_nothing_that_was_deleted(
+    stored: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twin() -> None:
+        assert with_key(stored).status_code == 202
+        delete_all(stored)
+
+    before_commit(monkeypatch, stored.resources.blobs, twin)
+    assert with_key(stored).headers["idempotent-replayed"] == "true"
+    assert everything(stored.resources.blobs) == []
+
+
+def test_an_end_that_another_made_first_brings_back_nothing_that_was_deleted(
+    stored: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, caller = crashed_between(stored, monkeypatch, "put").rpartition("/")[2], Caller("local")
+
+    def twin() -> None:
+        resumable.finish(stored.resources, caller, id)
+        delete_all(stored)
+
+    before_commit(monkeypatch, stored.resources.blobs, twin)
+    assert resumable.finish(stored.resources, caller, id).resource_id
+    assert everything(stored.resources.blobs) == []
