@@ -4,10 +4,10 @@
 
 Starts real processes: PostgreSQL, Valkey, an S3 server (moto), API processes, workers. `kill` sends SIGKILL
 to every part at every phase of a job; `crowd` has many clients send every job more than once while workers
-die; `stale` lets a worker sleep through its lease; `resume` kills a training under way; `load` has pollers
-and event streams beside a running job, on SQLite and on PostgreSQL; `upload` compares the API with bare
-endpoints. Ends with status 1 when a claim is broken. `--write` puts the tables into the page of the day and
-leaves its other sections as they are; `--short` shows less in minutes.
+die, and says every half minute how far it is; `stale` lets a worker sleep through its lease; `resume` kills
+a training under way; `load` has pollers and event streams beside a running job, on SQLite and on PostgreSQL;
+`upload` compares the API with bare endpoints. Ends with status 1 when a claim is broken. `--write` puts the
+tables into the page of the day and leaves its other sections as they are; `--short` shows less in minutes.
 """
 
 from __future__ import annotations

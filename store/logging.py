@@ -176,13 +176,14 @@ def _plain(value: Any) -> str:
 
 
 def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return without_secrets(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, Mapping):
-        return {str(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+        return {without_secrets(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
-    return value
+    # As text here and now: whatever became of an exception or a path later would not be looked at.
+    return without_secrets(value if isinstance(value, str) else str(value))
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:

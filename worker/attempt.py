@@ -15,6 +15,7 @@ from store.tables import Artifact
 from worker import metrics, observe
 from worker.child import Order
 from worker.failures import Failure, describe, from_around, machine_at_fault
+from worker.fetching import Interrupted
 from worker.lease import Lease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.patience import patiently
@@ -81,7 +82,10 @@ class Attempt:
         return not (isinstance(outcome, Failed) and machine_at_fault(outcome.failure))
 
     def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
-        order, limit = prepare(self._services, self._job, space, self._entry)
+        try:
+            order, limit = prepare(self._services, self._job, space, self._entry, self._watch)
+        except Interrupted as interrupted:
+            return Stopped(interrupted.reason), []
         if (reason := self._watch()) is not None:
             return Stopped(reason), []
         outcome = self._run_child(order, limit)

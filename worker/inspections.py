@@ -17,7 +17,8 @@ from store.tables import Checkpoint, Dataset, utc_now
 from worker import metrics
 from worker.child import Order
 from worker.failures import Failure, describe, failure
-from worker.outcomes import Failed, Finished, Limit, Outcome, Stop
+from worker.fetching import Inputs, Interrupted
+from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.runner import KILL_GRACE_SECONDS, run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
@@ -25,8 +26,6 @@ from worker.workspace import Workspace, workspace
 
 _GIB = 2**30
 _CRASHES = 2
-# For bringing the file from wherever the blobs are.
-_FETCH_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def reject_never_inspected(services: Services) -> None:
 def _longest(settings: WorkerSettings) -> float:
     """Seconds after which an inspection that has begun runs no more."""
     one = settings.inspection_seconds + settings.cancel_grace_seconds + KILL_GRACE_SECONDS
-    return _CRASHES * one + _FETCH_SECONDS
+    return _CRASHES * one + settings.fetch_seconds
 
 
 def _reject(services: Services, kind_name: KindName, id: str, why: Failure) -> bool:
@@ -169,10 +168,15 @@ def _is_damaged(found: Failure) -> bool:
 
 def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Workspace) -> Outcome:
     settings = services.settings
-    payload: dict[str, Any] = {
-        "path": str(space.bring(services.blobs, row.blob_sha256)),
-        "sha256": row.blob_sha256,
-    }
+
+    def watch() -> Stop | None:
+        return Stop.HANDED_BACK if services.stopping.is_set() else None
+
+    try:
+        path = Inputs(services, space, watch).bring(row.blob_sha256)
+    except Interrupted as interrupted:
+        return Stopped(interrupted.reason)
+    payload: dict[str, Any] = {"path": str(path), "sha256": row.blob_sha256}
     if isinstance(row, Checkpoint):
         payload["network"] = row.network
     else:
@@ -190,7 +194,7 @@ def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Work
             order,
             limit=Limit(settings.inspection_seconds),
             grace_seconds=settings.cancel_grace_seconds,
-            watch=lambda: Stop.HANDED_BACK if services.stopping.is_set() else None,
+            watch=watch,
             on_progress=lambda news: None,
         )
         # A file that crashes its reader twice is to blame itself.

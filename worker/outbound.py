@@ -2,10 +2,14 @@
 
 A name is resolved once, its addresses are checked, and the connection goes to one of those: no
 second look-up can answer otherwise. Redirects are answers like any other and are not followed.
+
+A look-up may take far longer than anybody waits for it, since strangers run name servers too: it is
+left behind then, and holds up neither other calls nor the end of the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,9 +17,12 @@ from typing import Any
 import anyio
 import httpcore
 
-from store.addresses import Network, literal, may_be_called
+from store.addresses import Address, Network, literal, may_be_called
+from worker.abandonable import AbandonableCalls
 
 _SECONDS = 10.0
+# More than come together in the half minute or so after which a resolver gives up.
+_LOOK_UPS = AbandonableCalls("looking up a receiver's name", 100)
 
 
 class ForbiddenAddress(Exception):
@@ -37,9 +44,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Raises ForbiddenAddress, OSError, httpcore's ConnectError."""
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [literal(str(sockaddr[0])) for *_, sockaddr in found]
+        """Raises ForbiddenAddress, TooMany, OSError, httpcore's ConnectError."""
+        addresses = await _addresses(host, port)
         if not addresses or not all(each and may_be_called(each, self._allowed) for each in addresses):
             raise ForbiddenAddress("its address is private or reserved (ZSQ_WEBHOOK_ALLOWED_NETWORKS)")
         return await self._backend.connect_tcp(
@@ -55,9 +61,17 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         await self._backend.sleep(seconds)
 
 
+async def _addresses(host: str, port: int) -> list[Address | None]:
+    # As bytes: for text, Python refuses names in its own way before anybody is asked.
+    name = host.encode("ascii")
+    call = _LOOK_UPS.start(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+    found = await asyncio.wrap_future(call)
+    return [literal(str(sockaddr[0])) for *_, sockaddr in found]
+
+
 async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Iterable[Network]) -> int:
-    """The answer's status; its body is not read. Raises ForbiddenAddress, TimeoutError, OSError, httpcore's
-    errors, ValueError for what is no address."""
+    """The answer's status; its body is not read. Raises ForbiddenAddress, TooMany, TimeoutError, OSError,
+    httpcore's errors, ValueError for what is no address."""
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), _SECONDS)
     with anyio.fail_after(_SECONDS):
         async with (

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 import anyio
+import anyio.to_thread
 
 from store.addresses import Network
 from store.tables import WebhookDelivery, utc_now
@@ -33,15 +34,19 @@ log = logging.getLogger(__name__)
 
 
 def deliver_due(services: Services) -> None:
-    """One try of each delivery that is due. Several workers may do so at once."""
+    """One try of each delivery that is due, until no more are or this worker is told to stop. Several workers
+    may do so at once."""
+    while _deliver_some(services) == _AT_ONCE and not services.stopping.is_set():
+        log.debug("more deliveries are due")
+
+
+def _deliver_some(services: Services) -> int:
     with services.database.write() as work:
         rows = work.webhooks.take_due(utc_now(), _AT_ONCE, _LEASE)
         secrets = {row.owner: work.webhooks.secret(row.owner) for row in rows}
-    if not rows:
-        return
-    faults = anyio.run(_try_all, rows, secrets, services.store.webhook_allowed_networks)
-    for row in rows:
-        _conclude(services, row, faults[row.id])
+    if rows:
+        anyio.run(_try_all, services, rows, secrets)
+    return len(rows)
 
 
 def headers(id: str, secret: str, timestamp: int, body: bytes) -> dict[str, str]:
@@ -57,25 +62,30 @@ def headers(id: str, secret: str, timestamp: int, body: bytes) -> dict[str, str]
     }
 
 
-async def _try_all(
-    rows: Iterable[WebhookDelivery], secrets: dict[str, str], allowed: tuple[Network, ...]
-) -> dict[str, str | int | None]:
-    """By id: None for success, a status that is none, or what went wrong."""
-    faults: dict[str, str | int | None] = {}
+async def _try_all(services: Services, rows: Iterable[WebhookDelivery], secrets: dict[str, str]) -> None:
+    """Each one's end is written as it comes: who is quick does not wait for who is slow."""
+    writers = anyio.CapacityLimiter(1)
 
     async def one(row: WebhookDelivery) -> None:
-        body = json.dumps(row.payload, separators=(",", ":")).encode()
-        signed = headers(row.id, secrets[row.owner], int(time.time()), body)
+        fault = await _try(row, secrets[row.owner], services.store.webhook_allowed_networks)
         try:
-            status = await post(row.url, body, signed, allowed)
-            faults[row.id] = None if 200 <= status < 300 else status
-        except Exception as error:  # whatever resolving, TLS and strangers' servers come up with
-            faults[row.id] = f"{type(error).__name__}: {error}".rstrip(": ")
+            await anyio.to_thread.run_sync(_conclude, services, row, fault, limiter=writers)
+        except Exception:  # whatever a driver raises: the others' ends are written all the same
+            log.exception("%s: could not write what became of %s", row.job_id, row.id)
 
     async with anyio.create_task_group() as group:
         for row in rows:
             group.start_soon(one, row)
-    return faults
+
+
+async def _try(row: WebhookDelivery, secret: str, allowed: tuple[Network, ...]) -> str | int | None:
+    """None for success, a status that is none, or what went wrong."""
+    body = json.dumps(row.payload, separators=(",", ":")).encode()
+    try:
+        status = await post(row.url, body, headers(row.id, secret, int(time.time()), body), allowed)
+    except Exception as error:  # whatever resolving, TLS and strangers' servers come up with
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    return None if 200 <= status < 300 else status
 
 
 def _conclude(services: Services, row: WebhookDelivery, fault: str | int | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from core.errors import RunError
 from store.blobs import BlobRef, BlobStore, verify_file
-from store.errors import StoreError, Unavailable
+from store.errors import Unavailable
 from store.tables import Artifact
 from worker.held import Held, hold
 from worker.patience import patiently
@@ -50,8 +50,8 @@ class Workspace:
         """What the run may write for itself."""
         return self.root / "scratch"
 
-    def bring(self, blobs: BlobStore, sha256: str) -> Path:
-        """The bytes as a file, which stays though the store's be deleted.
+    def bring(self, blobs: BlobStore, sha256: str, go_on: Callable[[], bool] = lambda: True) -> Path | None:
+        """The bytes as a file, which stays though the store's be deleted; None when `go_on` says no.
 
         Raises BlobMissing, and BlobCorrupt when the store gives other bytes.
         """
@@ -64,15 +64,14 @@ class Workspace:
             # A second name costs no copy, where the file system knows such.
             with contextlib.suppress(OSError):
                 copy.hardlink_to(own)
+        whole = False
         try:
-            if copy.exists():
-                verify_file(sha256, copy)
-            else:
-                blobs.fetch(sha256, copy)
-        except StoreError:
-            copy.unlink(missing_ok=True)
-            raise
-        return copy
+            bring = verify_file if copy.exists() else blobs.fetch
+            whole = bring(sha256, copy, go_on)
+        finally:
+            if not whole:
+                copy.unlink(missing_ok=True)
+        return copy if whole else None
 
     def publish(
         self, blobs: BlobStore, files: Sequence[dict[str, Any]], go_on: Callable[[], bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -16,18 +17,25 @@ PASSING = frozenset({429, 502, 503, 504})
 DELAY = 0.1
 
 
+class Over(Exception):
+    """Nobody wants the answer any longer."""
+
+
 class Caller:
     """Every call is repeated until it is answered, for `patience` seconds; raises httpx's errors then.
 
     Submissions carry an `Idempotency-Key`, since a connection that broke says nothing about whether
-    the job was made.
+    the job was made. Once `over` is set, whatever waits raises Over.
     """
 
-    def __init__(self, urls: Sequence[str], patience: float = 60) -> None:
+    def __init__(
+        self, urls: Sequence[str], patience: float = 60, over: threading.Event | None = None
+    ) -> None:
         self._urls = itertools.cycle(urls)
         self._url = next(self._urls)
         self._http = httpx.Client(timeout=httpx.Timeout(30, connect=5), trust_env=False)
         self._patience = patience
+        self._over = over or threading.Event()
         self.repeats = 0
 
     def __enter__(self) -> Self:
@@ -54,7 +62,7 @@ class Caller:
                     raise
             self.repeats += 1
             self._url = next(self._urls)
-            time.sleep(DELAY)
+            self._sleep(DELAY)
         if response.is_error:
             raise httpx.HTTPStatusError(
                 f"{method} {path}: {response.status_code} {response.text[:500]}",
@@ -85,8 +93,12 @@ class Caller:
         while (job := self.job(id))["status"] in ("queued", "running"):
             if time.monotonic() > end:
                 raise TimeoutError(f"{id} has not ended within {seconds:g} s: {job}")
-            time.sleep(every)
+            self._sleep(every)
         return job
 
     def artifact(self, id: str, name: str) -> bytes:
         return self.call("GET", f"/v1/jobs/{id}/artifacts/{name}").content
+
+    def _sleep(self, seconds: float) -> None:
+        if self._over.wait(seconds):
+            raise Over

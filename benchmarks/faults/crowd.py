@@ -8,8 +8,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 from faults import claims, work
 from faults.callers import Caller
 from faults.cluster import Cluster
+from store.transitions import ENDED
 
 JOB_SECONDS = 1800.0
 POLL_SECONDS = 1.0
+TELL_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -73,9 +75,9 @@ def run(
         with ExitStack() as stack:
             # Each of the others begins with another API.
             urls = [cluster.urls[turn:] + cluster.urls[:turn] for turn in range(len(cluster.urls))]
-            callers = [stack.enter_context(Caller(each)) for each in urls]
+            callers = [stack.enter_context(Caller(each, over=done)) for each in urls]
             mine: list[str] = []
-            while (number := next(numbers)) < jobs:
+            while not done.is_set() and (number := next(numbers)) < jobs:
                 found = _send(callers, inputs, number)
                 with lock:
                     crowd.sent += len(found)
@@ -88,19 +90,37 @@ def run(
             with lock:
                 crowd.repeats += sum(caller.repeats for caller in callers)
 
+    def tell() -> None:
+        statuses = [row.status for row in cluster.records.jobs() if row.id not in before]
+        ended = sum(status in ENDED for status in statuses)
+        at = f"after {time.monotonic() - began:.0f} s"
+        print(f"crowd: {at} {ended} of {jobs} jobs have ended, {crowd.kills} workers killed", flush=True)
+
     killer = threading.Thread(target=lambda: _kill_in_turns(cluster, crowd, every, most_kills, done))
     killer.start()
     try:
         with ThreadPoolExecutor(clients, "client") as pool:
-            for future in [pool.submit(client) for _ in range(clients)]:
-                future.result()
+            try:
+                _wait([pool.submit(client) for _ in range(clients)], tell)
+            finally:
+                done.set()  # before the pool is left: that waits for its clients, as they for their jobs
     finally:
-        done.set()
         killer.join()
     crowd.seconds = time.monotonic() - began
     made = {row.id: row for row in cluster.records.jobs() if row.id not in before}
     _count(crowd, cluster, ids, made)
     return crowd
+
+
+def _wait(clients: Collection[Future[None]], tell: Callable[[], None]) -> None:
+    """Raises what the first client raises; `tell` is called now and then."""
+    left = set(clients)
+    while left:
+        ended, left = wait(left, TELL_SECONDS, FIRST_EXCEPTION)
+        for client in ended:
+            client.result()
+        if left:
+            tell()
 
 
 def _send(callers: Sequence[Caller], inputs: work.Inputs, number: int) -> list[str]:

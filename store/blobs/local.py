@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,10 +119,13 @@ class LocalBlobs:
         path = self.place(sha256)
         return path if path.is_file() else None
 
-    def fetch(self, sha256: str, dest: Path) -> None:
+    def fetch(self, sha256: str, dest: Path, go_on: Callable[[], bool] = lambda: True) -> bool:
         with dest.open("wb") as target:
             for piece in hashed(sha256, self.stream(sha256)):
+                if not go_on():
+                    return False
                 target.write(piece)
+        return True
 
     def exists(self, sha256: str) -> bool:
         return self._stat(sha256) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -80,8 +80,11 @@ class BlobStore(Protocol):
     def local_path(self, sha256: str) -> Path | None:
         """The file itself, where the store has one on this machine."""
 
-    def fetch(self, sha256: str, dest: Path) -> None:
-        """Copies the bytes to `dest`. Raises BlobMissing, and BlobCorrupt when they are not those."""
+    def fetch(self, sha256: str, dest: Path, go_on: Callable[[], bool] = lambda: True) -> bool:
+        """Copies the bytes to `dest`; False, and half a copy, when `go_on` says no between two pieces.
+
+        Raises BlobMissing, and BlobCorrupt when they are not those.
+        """
 
     def exists(self, sha256: str) -> bool: ...
     def size(self, sha256: str) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -84,10 +84,13 @@ class S3Blobs:
     def local_path(self, sha256: str) -> Path | None:
         return None
 
-    def fetch(self, sha256: str, dest: Path) -> None:
+    def fetch(self, sha256: str, dest: Path, go_on: Callable[[], bool] = lambda: True) -> bool:
         with dest.open("wb") as target:
             for piece in hashed(sha256, self.stream(sha256)):
+                if not go_on():
+                    return False
                 target.write(piece)
+        return True
 
     def exists(self, sha256: str) -> bool:
         return self._head(sha256) is not None

@@ -82,6 +82,16 @@ class TestBytes:
         assert everything(blobs) == [SHA256]
         assert b"".join(blobs.stream(SHA256)) == DATA
 
+    def test_they_are_fetched_for_as_long_as_somebody_wants_them(
+        self, blobs: BlobStore, tmp_path: Path
+    ) -> None:
+        write(blobs, DATA)
+        answers = iter([True, True, False])
+        assert blobs.fetch(SHA256, tmp_path / "copy", lambda: next(answers)) is False
+        assert 0 < (tmp_path / "copy").stat().st_size < len(DATA)
+        assert blobs.fetch(SHA256, tmp_path / "copy", lambda: True) is True
+        assert (tmp_path / "copy").read_bytes() == DATA
+
     def test_what_is_missing_says_so(self, blobs: BlobStore, tmp_path: Path) -> None:
         for ask in (blobs.open, blobs.size, lambda sha256: next(blobs.stream(sha256))):
             with pytest.raises(BlobMissing, match=OTHER):

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextvars import copy_context
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -117,6 +118,41 @@ def test_no_secret_is_written_wherever_it_stands(log: Log, format: LogFormat, te
             ours.exception("cannot reach %s", said, extra={"url": said, "all": [{"url": said}]})
     assert "hunter2" not in log.text()
     assert log.text().count("***") == 5
+
+
+class Settings:
+    def __repr__(self) -> str:
+        return "Settings(broker='redis://:hunter2@cache.example')"
+
+
+URL = "redis://:hunter2@cache.example"
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        ValueError(URL),
+        {URL},
+        frozenset([URL]),
+        URL.encode(),
+        Settings(),
+        {URL: 1},
+        [ValueError({"url": URL})],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_secret_is_written_of_whatever_kind_it_is(log: Log, format: LogFormat, value: Any) -> None:
+    log.configure(format)
+    ours.warning("broke", extra={"error": value, "all": [{"one": value}]})
+    assert "hunter2" not in log.text()
+    assert log.text().count("***@cache.example") == 2
+
+
+def test_numbers_and_what_is_not_there_stay_what_they_are(log: Log) -> None:
+    ours.info("said", extra={"some": {"a": 1, "b": 0.5, "c": True, "d": None}, "path": PurePosixPath("/a")})
+    (line,) = log.lines()
+    assert line["some"] == {"a": 1, "b": 0.5, "c": True, "d": None} and line["path"] == "/a"
 
 
 @pytest.mark.parametrize(

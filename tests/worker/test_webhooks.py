@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -11,8 +16,10 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from store.tables import Job, WebhookDelivery, utc_now
 from tests.worker.receiver import Receiver, receiving
+from tests.worker.waiting import wait_for
 from tests.worker.world import World
-from worker import outbound
+from worker import outbound, webhooks
+from worker.abandonable import AbandonableCalls
 from worker.services import Services
 from worker.webhooks import deliver_due
 
@@ -110,6 +117,28 @@ def test_a_slow_receiver_holds_nobody_up(world: World, monkeypatch: pytest.Monke
     assert delivery(world, soon).status == "delivered"
 
 
+def test_all_that_is_due_is_sent_and_nothing_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "_AT_ONCE", 3)
+    with receiving(200) as quick, receiving(500) as broken:
+        good = [ended_job(world, quick.url) for _ in range(4)]
+        bad = [ended_job(world, broken.url) for _ in range(4)]
+        deliver_due(near(world))
+        assert sorted(_bodies(quick)) == sorted(good)
+        assert sorted(_bodies(broken)) == sorted(bad)
+
+
+def test_a_worker_that_is_to_stop_begins_no_other_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_AT_ONCE", 3)
+    world.services.stopping.set()
+    with receiving(200) as receiver:
+        for _ in range(4):
+            ended_job(world, receiver.url)
+        deliver_due(near(world))
+        assert len(receiver.heard) == 3
+
+
 def test_a_url_that_leads_nowhere_fails_alone(world: World) -> None:
     with receiving(200) as receiver:
         broken = [ended_job(world, url) for url in ("https://no-such-host.invalid/", "http://127.0.0.1:1/")]
@@ -121,3 +150,71 @@ def test_a_url_that_leads_nowhere_fails_alone(world: World) -> None:
 
 def _bodies(receiver: Receiver) -> list[str]:
     return [json.loads(body)["data"]["job_id"] for _, _, body in receiver.heard]
+
+
+class SlowNames:
+    """A name server that answers for `*.slow.example` no sooner than it is `free`."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.answered: list[bytes] = []
+
+    def getaddrinfo(self, host: Any, *arguments: Any, **options: Any) -> Any:
+        if not host.endswith(b".slow.example"):
+            return _getaddrinfo(host, *arguments, **options)
+        self.free.wait(60)
+        self.answered.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "temporary failure in name resolution")
+
+
+_getaddrinfo = socket.getaddrinfo
+
+
+@pytest.fixture
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
+    names = SlowNames()
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    yield names
+    names.free.set()
+
+
+def test_a_slow_name_server_is_waited_for_no_longer_than_anybody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, slow_names: SlowNames
+) -> None:
+    monkeypatch.setattr(outbound, "_SECONDS", 0.5)
+    late = ended_job(world, "http://a.slow.example/")
+    deliver_due(near(world))
+    assert not slow_names.answered
+    assert "TimeoutError" in (delivery(world, late).error or "")
+
+
+def test_what_became_of_one_is_written_while_others_are_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, slow_names: SlowNames
+) -> None:
+    monkeypatch.setattr(outbound, "_SECONDS", 60)
+    with receiving(200) as quick, delivering(world) as thread:
+        late, soon = ended_job(world, "http://a.slow.example/"), ended_job(world, quick.url)
+        thread.start()
+        assert wait_for(lambda: delivery(world, soon).status == "delivered")
+        assert delivery(world, late).error is None and thread.is_alive()
+        slow_names.free.set()
+    assert "gaierror" in (delivery(world, late).error or "")
+
+
+def test_names_whose_look_up_never_ends_are_no_more_than_a_number(
+    world: World, monkeypatch: pytest.MonkeyPatch, slow_names: SlowNames
+) -> None:
+    monkeypatch.setattr(outbound, "_SECONDS", 0.5)
+    monkeypatch.setattr(outbound, "_LOOK_UPS", AbandonableCalls("test", 2))
+    ids = [ended_job(world, f"http://{name}.slow.example/") for name in "abc"]
+    deliver_due(near(world))
+    errors = sorted((delivery(world, id).error or "").partition(":")[0] for id in ids)
+    assert errors == ["TimeoutError", "TimeoutError", "TooMany"]
+
+
+@contextmanager
+def delivering(world: World) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=deliver_due, args=(near(world),))
+    yield thread
+    thread.join(60)
+    assert not thread.is_alive()

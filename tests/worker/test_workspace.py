@@ -26,7 +26,7 @@ def test_what_was_brought_outlives_a_delete(tmp_path: Path) -> None:
     with workspace(tmp_path / "work", "job_0-1") as space:
         path = space.bring(blobs, sha256)
         blobs.delete(sha256)
-        assert path.read_bytes() == b"weights"
+        assert path is not None and path.read_bytes() == b"weights"
         assert space.bring(blobs, sha256) == path
     with (
         workspace(tmp_path / "work", "job_0-2") as space,
@@ -44,7 +44,18 @@ def test_other_bytes_than_those_that_were_stored_are_not_computed_on(blobs_url: 
             space.bring(blobs, sha256)
         assert describe(raised.value)["retryable"] and describe(raised.value)["code"] == "blob_corrupt"
         put(blobs, b"weights")
-        assert space.bring(blobs, sha256).read_bytes() == b"weights"
+        path = space.bring(blobs, sha256)
+        assert path is not None and path.read_bytes() == b"weights"
+
+
+def test_half_a_file_is_not_left_as_if_it_were_whole(blobs_url: str, tmp_path: Path) -> None:
+    blobs = make_blobs(blobs_url)
+    sha256 = put(blobs, b"x" * (3 << 20))
+    with workspace(tmp_path / "work", "job_0-1") as space:
+        answers = iter([True, False])
+        assert space.bring(blobs, sha256, lambda: next(answers)) is None
+        path = space.bring(blobs, sha256)
+        assert path is not None and path.read_bytes() == b"x" * (3 << 20)
 
 
 def replace_the_folder(output: Path, foreign: Path) -> None:
