@@ -87,6 +87,11 @@ def never(argument: int, values: Sequence[int]) -> Rule:
     return [*_switch(argument, values, ERRNO | errno.EPERM), _return(ALLOW)]
 
 
+def provided(argument: int, value: int, rule: Rule) -> Rule:
+    """Judged by `rule` if the argument, an int, is this; else refused."""
+    return [_load(argument), Instruction(JUMP_EQUAL, 1, 0, value), *refuse(errno.EPERM), *rule]
+
+
 def only_with(argument: int, flag: int) -> Rule:
     """Allowed if the flag is set among the argument's lower 32."""
     return [_load(argument), Instruction(JUMP_SET, 0, 1, flag), _return(ALLOW), *refuse(errno.EPERM)]

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import Stopped, ZsqError
 from worker import child_log
 from worker.failures import describe, file_too_large
-from worker.hardening import confine, met_file_limit, survived_file_limit
+from worker.hardening import confine, met_file_limit, show_memory, survived_file_limit
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,7 @@ class Order:
     """What a child is to do.
 
     `entry` is "module:function", called as function(payload, context) and returning JSON data.
+    On a `device` other than the CPU it may open local sockets.
     `deadline` is on the clock of `time.monotonic`, which all processes of a machine share.
     `memory_bytes` limits the address space, on the CPU only: CUDA reserves far more than it uses;
     `file_bytes` every file that it writes. `resume` is what an earlier attempt kept.
@@ -74,9 +75,10 @@ def main(connection: Connection, order: Order) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
     child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}
+    show_memory()
     _volunteer_for_the_oom_killer()
     try:
-        confine(order.file_bytes)
+        confine(order.file_bytes, local_sockets=order.device != "cpu")
         # Not before: a thread keeps the privileges that it began with.
         threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
         message = {"result": _carry_out(order, connection, told)}

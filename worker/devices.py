@@ -26,7 +26,7 @@ def gpus() -> list[str]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         outcome = run_child(
-            Order(entry="worker.entries:gpus", payload={}, scratch=Path(scratch)),
+            Order(entry="worker.entries:gpus", payload={}, scratch=Path(scratch), device="auto"),
             limit=Limit(_COUNT_SECONDS),
             grace_seconds=1.0,
             watch=lambda: None,

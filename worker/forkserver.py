@@ -9,17 +9,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
 from worker import child
 
 PRELOAD = [
+    "worker.undumpable",
     "numpy",
     "torch",
     "torchvision",
@@ -36,9 +40,17 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
+# They bind OpenMP's threads to cores, by calls that name threads. A filter of system calls cannot tell
+# whose those are, so a child may not make them; and OpenMP, refused, would end it.
+_BINDING = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}
+
 # multiprocessing reads a child's exit status from a pipe without locking, and starting any child
 # polls all the others.
 _lock = threading.Lock()
+
+_DESCRIPTORS = "/proc/self/fd/"
+# The one that stands for the forkserver's socket.
+_socket: int | None = None
 
 
 def secrets(environment: dict[str, str]) -> set[str]:
@@ -48,22 +60,20 @@ def secrets(environment: dict[str, str]) -> set[str]:
 
 def ensure_running() -> None:
     """Starts the forkserver if there is none. Returns at once: it imports torch in the background."""
-    context = _context()
-    # An idle OpenMP thread otherwise burns its core for 200 ms after each operator.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    context.set_forkserver_preload(PRELOAD)
-    with _lock, _without_secrets():
-        forkserver.ensure_running()
+    with _lock:
+        _ensure_running()
 
 
 def start(order: child.Order) -> tuple[ForkServerProcess, Connection]:
     """Forks a child for `order`; returns it and the parent's end of its pipe."""
-    ensure_running()
     ours, theirs = _context().Pipe(duplex=True)
     process = _context().Process(target=child.main, args=(theirs, order), name="zsq-job", daemon=True)
     try:
         with _lock:
+            _ensure_running()
             process.start()
+            # It starts the forkserver itself if that has just died.
+            _hide_socket()
     except BaseException:
         ours.close()
         raise
@@ -78,13 +88,49 @@ def exit_code(process: BaseProcess) -> int | None:
         return process.exitcode
 
 
+def _ensure_running() -> None:
+    # An idle OpenMP thread otherwise burns its core for 200 ms after each operator.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Python 3.11.0 would listen where a socket has no path, and any user may call (CVE-2022-42919).
+    util.abstract_sockets_supported = False  # type: ignore[misc]
+    _context().set_forkserver_preload(PRELOAD)
+    with _cleaned_environment():
+        forkserver.ensure_running()
+    _hide_socket()
+
+
+def _hide_socket() -> None:
+    """Takes away the path of the forkserver's socket: who calls there gets a process that nothing confines.
+
+    Callers need no key before Python 3.14, and children, copies of the forkserver, have that one too. What is
+    left is a descriptor of this process, which children cannot look into. Not where there is no /proc.
+    """
+    global _socket
+    server: Any = forkserver._forkserver
+    path = server._forkserver_address
+    if sys.platform != "linux" or path.startswith(_DESCRIPTORS):
+        return
+    descriptor: int | None = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not Path(f"{_DESCRIPTORS}{descriptor}").exists():
+            return
+        Path(path).unlink()
+        server._forkserver_address = f"{_DESCRIPTORS}{descriptor}"
+        # The one before was of a forkserver that has died.
+        descriptor, _socket = _socket, descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def _context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
 
 
 @contextmanager
-def _without_secrets() -> Iterator[None]:
-    hidden = {name: os.environ.pop(name) for name in secrets(dict(os.environ))}
+def _cleaned_environment() -> Iterator[None]:
+    unwanted = secrets(dict(os.environ)) | (_BINDING & os.environ.keys())
+    hidden = {name: os.environ.pop(name) for name in unwanted}
     try:
         yield
     finally:

@@ -26,7 +26,8 @@ _file_limit_met = threading.Event()
 
 
 def hide_memory() -> None:
-    """For the worker: a child, though of the same user, can read neither its memory nor its environment.
+    """For the worker and its forkserver: a child, though of the same user, can read neither their memory nor
+    their environment, nor, unless that user is root, offer them to the kernel's out-of-memory killer.
 
     Raises OSError.
     """
@@ -34,10 +35,20 @@ def hide_memory() -> None:
         _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def confine(file_bytes: int | None) -> None:
+def show_memory() -> None:
+    """For the child, a copy of a forkserver that hides: its own files in /proc are its user's again.
+
+    Raises OSError.
+    """
+    if sys.platform == "linux":
+        _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def confine(file_bytes: int | None, local_sockets: bool = False) -> None:
     """For the child: no core dumps, few open files, no file above `file_bytes`, none that others may read,
-    no privileges and no way to new ones; where the kernel can, no processes of its own, no network and no
-    hold on other processes. It dies with the forkserver, and that with the worker.
+    no privileges and no way to new ones; where the kernel can, no processes of its own, no network, no
+    sockets but `local_sockets`, and no hold on other processes. It dies with the forkserver, and that with
+    the worker.
 
     Threads that run already keep their privileges, so there must be none. Raises OSError.
     """
@@ -53,7 +64,7 @@ def confine(file_bytes: int | None) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _let_go_of_the_forkserver()
     landlock.install()
-    seccomp.install()
+    seccomp.install(local_sockets)
 
 
 def met_file_limit() -> bool:

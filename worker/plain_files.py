@@ -13,8 +13,12 @@ def open_plain(name: str, folder: int) -> BinaryIO:
     `name` has no slashes. Raises OSError, and ValueError for what is no plain file.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    file = os.fdopen(os.open(name, flags, dir_fd=folder), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError("not a plain file")
-    return file
+    descriptor = os.open(name, flags, dir_fd=folder)
+    # Before `fdopen`, which leaves the descriptor of a folder open when it refuses it.
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a plain file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")

@@ -12,7 +12,7 @@ import os
 import socket
 
 from worker import bpf
-from worker.bpf import Machine, Rule, never, only, only_with, refuse
+from worker.bpf import Machine, Rule, never, only, only_with, provided, refuse
 
 # On x86_64 and on aarch64, where `clone` does all that the older calls do.
 NUMBERS: dict[str, tuple[int, int]] = {
@@ -25,6 +25,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "fcntl": (72, 25),
     "io_uring_setup": (425, 425),
     "ioctl": (16, 29),
+    "ioprio_set": (251, 30),
     "keyctl": (250, 219),
     "kill": (62, 129),
     "mount": (165, 40),
@@ -38,7 +39,12 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "request_key": (249, 218),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
     "setns": (308, 268),
+    "setpriority": (141, 140),
     "socket": (41, 198),
     "socketpair": (53, 199),
     "tgkill": (234, 131),
@@ -56,6 +62,11 @@ _SIGNALS_TO_ANYBODY = ("tkill", "pidfd_send_signal")
 # By io_uring, calls are made that no filter sees. Nothing here needs the others, whose bugs were many.
 _KERNEL = ("io_uring_setup", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl")
 _NAMESPACES = ("unshare", "setns", "mount")
+_SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
+# SOCK_STREAM, with SOCK_NONBLOCK and SOCK_CLOEXEC or without. Of a pair for datagrams each end can still send
+# to any address.
+_STREAMS = (0x1, 0x801, 0x80001, 0x80801)
 # Signals go also by way of descriptors: F_SETOWN, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP.
 _FCNTL = (8, 15)
 # And TIOCSTI, TIOCLINUX: they type into the terminal that a worker may have been started from.
@@ -64,7 +75,7 @@ _IOCTL = (0x8901, 0x8902, 0x5412, 0x541C)
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM})
 
 
-def install() -> bool:
+def install(local_sockets: bool) -> bool:
     """Binds all threads of this process, for good. False where there is no such filter: another system or
     machine, a kernel without seccomp or from before 4.17, a sandbox around this process that refuses it.
 
@@ -74,7 +85,7 @@ def install() -> bool:
     if machine is None:
         return False
     try:
-        bpf.load(machine, bpf.assemble(machine, rules(machine, os.getpid())))
+        bpf.load(machine, bpf.assemble(machine, rules(machine, os.getpid(), local_sockets)))
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
@@ -82,18 +93,30 @@ def install() -> bool:
     return True
 
 
-def rules(machine: Machine, pid: int) -> dict[int, Rule]:
-    """What the process `pid` is held to, by the numbers of the calls."""
+def rules(machine: Machine, pid: int, local_sockets: bool) -> dict[int, Rule]:
+    """What the process `pid` is held to, by the numbers of the calls.
+
+    `local_sockets` it may open and connect if its device is a GPU, whose drivers may need them (CUDA's MPS is
+    reached so). Else all that it gets are pairs, whose ends know each other alone.
+    """
+    itself = only(0, [0, pid])
+    if local_sockets:
+        sockets = dict.fromkeys(("socket", "socketpair"), only(0, [socket.AF_UNIX]))
+    else:
+        pairs = provided(0, socket.AF_UNIX, only(1, _STREAMS))
+        sockets = {"socket": refuse(errno.EPERM), "socketpair": pairs}
     denied = (*_PROGRAMS, *_MEMORY_OF_OTHERS, *_SIGNALS_TO_ANYBODY, *_KERNEL, *_NAMESPACES)
     named = {
         **dict.fromkeys(denied, refuse(errno.EPERM)),
         "clone": only_with(0, _CLONE_THREAD),
         # Its flags are in memory. libc, told that there is no such call, takes `clone`.
         "clone3": refuse(errno.ENOSYS),
-        **dict.fromkeys(("socket", "socketpair"), only(0, [socket.AF_UNIX])),
+        **sockets,
         # To itself: `abort` is.
         **dict.fromkeys(("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"), only(0, [pid])),
-        "prlimit64": only(0, [0, pid]),
+        **dict.fromkeys(("prlimit64", *_SCHEDULING), itself),
+        "setpriority": provided(0, _PRIO_PROCESS, only(1, [0, pid])),
+        "ioprio_set": provided(0, _IOPRIO_WHO_PROCESS, only(1, [0, pid])),
         "fcntl": never(1, _FCNTL),
         "ioctl": never(1, _IOCTL),
     }

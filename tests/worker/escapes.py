@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -16,12 +17,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.context import RunContext
+from worker import seccomp
 
 PREFIX = "tests.worker.escapes:"
 PTRACE_PEEKUSER = 3  # fails with ESRCH for a process that is not traced
@@ -56,6 +59,16 @@ def attempt(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
         "process_vm_readv": lambda: _libc("process_vm_readv", stranger, None, 0, None, 0, 0),
         "terminal": lambda: fcntl.ioctl(pipe, 0x5412, b"x"),
         "unshare": lambda: _libc("unshare", 0),
+        "a local socket": lambda: socket.socket(socket.AF_UNIX).close(),
+        "a pair for datagrams": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+        "nice": lambda: _renice(os.PRIO_PROCESS, stranger),
+        "nice to a group": lambda: _renice(os.PRIO_PGRP, 0),
+        "nice to a user": lambda: _renice(os.PRIO_USER, 0),
+        "priority of input and output": lambda: _numbered("ioprio_set", 1, stranger, 0),
+        "affinity": lambda: os.sched_setaffinity(stranger, os.sched_getaffinity(stranger)),
+        "scheduler": lambda: os.sched_setscheduler(stranger, os.SCHED_OTHER, os.sched_param(0)),
+        "parameters of the scheduler": lambda: os.sched_setparam(stranger, os.sched_param(0)),
+        "attributes of the scheduler": lambda: _numbered("sched_setattr", stranger, None, 0),
     }
     return {name: _went(actions[name]) for name in payload.get("names", actions)}
 
@@ -78,6 +91,22 @@ def leave_somebody_behind(payload: dict[str, Any], context: RunContext) -> dict[
     for way in ways:
         _went(way)
     return {}
+
+
+def call_the_forkserver(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Has it fork a process that nothing confines, which makes the file `mark`: by the path that it listens
+    on, and by the worker's descriptor of it, `held`."""
+    path = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+    return {
+        "path": _went(lambda: _have_forked(path, payload["mark"])),
+        "descriptor": _went(lambda: _have_forked(payload["held"], payload["mark"])),
+    }
+
+
+def offer_others_to_the_oom_killer(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Its worker, and its forkserver. What they have is left as it is."""
+    pids = {"worker": payload["pid"], "forkserver": os.getppid(), "itself": os.getpid()}
+    return {name: _went(lambda pid=pid: _rewrite(f"/proc/{pid}/oom_score_adj")) for name, pid in pids.items()}
 
 
 def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
@@ -144,10 +173,51 @@ _RIGHTS: dict[str, Callable[[], object]] = {
     "signal to a thread of its own": lambda: signal.pthread_kill(threading.get_ident(), 0),
     "limits of its own": lambda: resource.prlimit(0, resource.RLIMIT_CPU),
     "limits of its own, by pid": lambda: resource.prlimit(os.getpid(), resource.RLIMIT_CPU),
+    "nice": lambda: _renice(os.PRIO_PROCESS, 0),
+    "affinity": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+    "affinity, by pid": lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)),
     "flags of a descriptor": lambda: fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL),
     "its own memory": lambda: Path("/proc/self/mem").open("rb").close(),
     "its own name": lambda: Path("/proc/self/comm").write_text("zsq"),
 }
+
+
+def _have_forked(address: str, mark: str) -> None:
+    """As multiprocessing asks for a child; not its words, but a program in their place."""
+    told, tell = os.pipe()
+    others = os.pipe(), os.pipe()
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(address)
+        given = [told, others[0][1], others[1][1], others[1][0]]
+        socket.send_fds(caller, [bytes([len(given)])], given)
+        os.write(tell, pickle.dumps(_Program(mark)))
+        os.close(tell)
+        answer = os.read(others[0][0], 8)
+    # It reads no more after the program, and ends: its status comes by the same pipe as its pid.
+    assert len(answer) == 8 and len(os.read(others[0][0], 8)) == 8
+
+
+class _Program:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (Path(self.mark),)
+
+
+def _renice(which: int, who: int) -> None:
+    os.setpriority(which, who, os.getpriority(which, who))
+
+
+def _rewrite(path: str) -> None:
+    file = Path(path)
+    file.write_text(file.read_text())
+
+
+def _numbered(name: str, *arguments: object) -> int:
+    return _libc("syscall", seccomp.NUMBERS[name][os.uname().machine != "x86_64"], *arguments)
 
 
 def _went(action: Callable[[], object]) -> str:

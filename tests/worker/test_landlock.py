@@ -59,7 +59,9 @@ def test_a_child_reaches_the_memory_of_no_other_process() -> None:
 def test_jobs_run_also_where_the_kernel_cannot_confine_them() -> None:
     """And may then do what they must not, which shows that it is the kernel that keeps them from it."""
     found = tried("without('landlock', 'seccomp')")
-    assert found["environ of forkserver"] == found["environ of tracker"] == found["fork"] == "done", found
+    assert found["environ of other"] == found["environ of tracker"] == found["fork"] == "done", found
+    # But for what hides by itself.
+    assert found["environ of forkserver"] == found["mem of forkserver"] == "EACCES", found
 
 
 @confined

@@ -16,6 +16,7 @@ from store.job_repository import Beat
 from tests.store.blob_stores import after_commits, damage, deleted_once
 from tests.store.rows import claim_job
 from tests.worker.test_jobs import run, running
+from tests.worker.waiting import wait_for
 from tests.worker.world import World
 from worker.lease import Lease
 from worker.resume import MAX_COMPLAINTS, Keeper
@@ -140,6 +141,17 @@ def test_only_plain_files_in_scratch_itself_are_kept(world: World, tmp_path: Pat
         keeper.offer(path.format(scratch=scratch))
     assert world.look(job_id).resume_sha256 is None
     assert blobs(world) == before and (tmp_path / "secret").exists()
+
+
+def test_a_child_cannot_use_up_its_workers_descriptors(world: World, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    claim = claimed(world, world.job())
+    before = len(list(Path("/dev/fd").iterdir()))
+    with Keeper(world.services, claim, tmp_path, ours) as keeper:
+        for number in range(1, 51):
+            keeper.offer(tmp_path / "folder")
+            assert wait_for(lambda number=number: keeper._complaints == number, 60)
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_the_newest_save_wins_and_nobody_waits_for_a_slow_store(

@@ -57,7 +57,7 @@ def test_a_child_gets_no_process_no_network_and_no_hold_on_others(port: int) -> 
     assert isinstance(outcome, Finished), outcome
     clone3 = outcome.value.pop("clone3")
     assert clone3 == "ENOSYS", "or libc would not try clone instead"
-    assert len(outcome.value) == 23
+    assert len(outcome.value) == 33
     assert set(outcome.value.values()) == {"EPERM"}, outcome.value
 
 
@@ -111,10 +111,14 @@ def test_a_way_around_the_numbers_kills() -> None:
         ("clone", (CLONE_VM | CLONE_THREAD,), True),
         ("clone", (CLONE_VM | SIGCHLD,), False),
         ("clone", (SIGCHLD | CLONE_THREAD << 32,), False),
-        ("socket", (socket.AF_UNIX,), True),
-        ("socket", (2,), False),
-        ("socketpair", (1,), True),
-        ("socketpair", (30,), False),
+        ("socket", (socket.AF_UNIX, 1), False),
+        ("socket", (2, 1), False),
+        ("socketpair", (1, 1), True),
+        ("socketpair", (1, 0x80801), True),
+        ("socketpair", (1, 2), False),
+        ("socketpair", (1, 0x80002), False),
+        ("socketpair", (1, 5), False),
+        ("socketpair", (30, 1), False),
         ("kill", (4711, 9), True),
         ("kill", (4712, 9), False),
         ("kill", (2**64 - 1, 9), False),
@@ -124,6 +128,18 @@ def test_a_way_around_the_numbers_kills() -> None:
         ("rt_tgsigqueueinfo", (4712, 4712, 9), False),
         ("prlimit64", (0, 7), True),
         ("prlimit64", (4712, 7), False),
+        ("sched_setaffinity", (4711, 8), True),
+        ("sched_setattr", (0, 0), True),
+        *((f"sched_set{what}", (4712, 0), False) for what in ("affinity", "attr", "param", "scheduler")),
+        ("setpriority", (0, 0, 19), True),
+        ("setpriority", (0, 4711, 19), True),
+        ("setpriority", (0, 4712, 19), False),
+        ("setpriority", (1, 0, 19), False),
+        ("setpriority", (2, 0, 19), False),
+        ("ioprio_set", (1, 0, 0), True),
+        ("ioprio_set", (1, 4711, 0), True),
+        ("ioprio_set", (1, 4712, 0), False),
+        ("ioprio_set", (2, 0, 0), False),
         ("fcntl", (3, 4), True),
         ("fcntl", (3, 8, 4712), False),
         ("fcntl", (3, 15), False),
@@ -142,6 +158,19 @@ def test_calls_on_either_machine(
 ) -> None:
     number = seccomp.NUMBERS[name][0 if machine is X86_64 else 1]
     verdict = judge(program(machine), machine.audit_arch, number, *arguments)
+    assert verdict == (ALLOW if allowed else REFUSED)
+
+
+@machines
+@pytest.mark.parametrize(
+    ("name", "family", "allowed"),
+    [("socket", 1, True), ("socket", 2, False), ("socketpair", 1, True), ("socketpair", 30, False)],
+)
+def test_local_sockets_are_for_those_who_need_them(
+    machine: Machine, name: str, family: int, allowed: bool
+) -> None:
+    number = seccomp.NUMBERS[name][0 if machine is X86_64 else 1]
+    verdict = judge(program(machine, local_sockets=True), machine.audit_arch, number, family, 2)
     assert verdict == (ALLOW if allowed else REFUSED)
 
 
@@ -176,10 +205,10 @@ def test_a_kernel_without_seccomp_is_told_apart(code: int) -> None:
 from tests.worker.kernels import without
 from worker import seccomp
 without("seccomp", code={code})
-assert seccomp.install() is False
+assert seccomp.install(False) is False
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def program(machine: Machine) -> list[bpf.Instruction]:
-    return bpf.assemble(machine, seccomp.rules(machine, 4711))
+def program(machine: Machine, local_sockets: bool = False) -> list[bpf.Instruction]:
+    return bpf.assemble(machine, seccomp.rules(machine, 4711, local_sockets))
