@@ -113,7 +113,7 @@ class Network:
         path = self.scratch / "model.onnx"
         exported = export_student(student.cpu(), self.loaded.input_shape, self.loaded.num_classes, {})
         onnx.save(exported.model, path)
-        session = open_session(path, threads=torch.get_num_threads())
+        session = open_session(path)
         return {name: self.measure(name, lambda x: run(session, x)) for name in self.sets}
 
     def on_device(self, network: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -17,15 +17,16 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 def open_session(
-    model: Path | onnx.ModelProto, *, threads: int = 0, optimized: Path | None = None
+    model: Path | onnx.ModelProto, *, threads: int | None = None, optimized: Path | None = None
 ) -> ort.InferenceSession:
-    """A session at ONNX Runtime's default optimizations; `threads` 0 is all of them.
+    """A session at ONNX Runtime's default optimizations, with as many threads as torch has by default.
 
     Idle threads do not spin: on a shared machine they slow each other down and make timings of the
     same file differ by a third. `optimized` receives the graph that really runs. Raises ExportError.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    # By a number of its own choice ONNX Runtime would bind threads to cores, which a confined job may not.
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:

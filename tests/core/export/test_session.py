@@ -27,6 +27,13 @@ def test_a_path_and_a_model_give_the_same(export: Export, tmp_path: Path) -> Non
     assert torch.equal(run(open_session(exported.model), x), from_path)
 
 
+def test_the_number_of_threads_is_never_left_to_onnxruntime(export: Export) -> None:
+    """It would bind them to cores, which confined jobs may not: each session would complain on stderr."""
+    _, exported = export("plain")
+    threads = open_session(exported.model).get_session_options().intra_op_num_threads
+    assert threads == torch.get_num_threads() > 0
+
+
 def test_a_file_that_does_not_load_is_an_export_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ExportError) as caught:
