@@ -14,7 +14,7 @@ from faults.cluster import Cluster
 from faults.wire import Wire, WireError
 
 JOB_SECONDS = 900.0
-# The API itself asks for this in `Retry-After`.
+# At least: of what takes long the API asks for more, in `Retry-After`.
 POLITE_SECONDS = 1.0
 MOST_SLOWED = 1.15
 DATABASES: tuple[Literal["sqlite", "postgresql"], ...] = ("sqlite", "postgresql")
