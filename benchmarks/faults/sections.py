@@ -110,10 +110,10 @@ def loaded(options: Namespace) -> Section:
         with started(options, Shape(workers=1, database=database)) as (cluster, caller, inputs):
             found.append(load.run(cluster, caller, inputs, **sizes, repeats=repeats))
     words = f"""\
-1 API process and 1 worker with 1 thread; {options.pollers} pollers that ask once a second, which is
-oftener than `Retry-After` says, and {options.streams} event streams follow one job. Their client, one
-process, runs on the same cores. Trainings alone and beside them in turns, {repeats} of each, medians. Then the pollers ask again as soon as
-they are answered, beside no job."""
+1 API process and 1 worker with 1 thread; {options.pollers} pollers that ask once a second, oftener
+than `Retry-After` says, and {options.streams} event streams follow one job. Their client, one process, runs
+on the same cores. Trainings alone and beside them in turns, {repeats} of each, medians. Then the pollers
+ask again as soon as they are answered, beside no job."""
     table = markdown.table(load.COLUMNS, (each.row() for each in found))
     return Section("Load", words, table, [broken for each in found for broken in each.broken])
 
