@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from worker import libc
+
 ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
 ERRNO = 0x00050000  # SECCOMP_RET_ERRNO, with the errno added
 KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS
@@ -116,14 +118,10 @@ def assemble(machine: Machine, rules: Mapping[int, Rule]) -> list[Instruction]:
 def load(machine: Machine, program: Sequence[Instruction]) -> None:
     """Binds all threads of this process and what they start, for good. Needs no_new_privs. Raises OSError."""
     instructions = (Instruction * len(program))(*program)
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
     loaded = _Program(len(program), instructions)
-    answer = call(ctypes.c_long(machine.seccomp), _SECCOMP_SET_MODE_FILTER, _FLAGS, ctypes.byref(loaded))
-    if answer != 0:
-        # Above 0 it is a thread that another filter binds.
-        code = ctypes.get_errno() if answer < 0 else errno.EBUSY
-        raise OSError(code, f"seccomp: {os.strerror(code)}")
+    mode = _SECCOMP_SET_MODE_FILTER
+    if libc.syscall("seccomp", machine.seccomp, mode, _FLAGS, ctypes.byref(loaded)) > 0:
+        raise OSError(errno.EBUSY, "seccomp: another filter binds one of the threads")
 
 
 def _switch(argument: int, values: Sequence[int], verdict: int) -> Rule:

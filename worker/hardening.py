@@ -13,7 +13,7 @@ import sys
 import threading
 from multiprocessing import forkserver
 
-from worker import landlock, seccomp
+from worker import landlock, libc, seccomp
 
 MAX_OPEN_FILES = 1024
 
@@ -85,16 +85,14 @@ def _limit(what: int, value: int) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}): {os.strerror(ctypes.get_errno())}")
+    libc.call("prctl", option, value, 0, 0, 0)
 
 
 def drop_capabilities() -> None:
     """Even as root: CAP_SYS_PTRACE, for one, would open the worker's memory again."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     none = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice, for 64 capabilities
-    if ctypes.CDLL(None, use_errno=True).capset(header, none) != 0:
-        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
+    libc.call("capset", header, none)
 
 
 def _let_go_of_the_forkserver() -> None:

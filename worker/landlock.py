@@ -12,6 +12,8 @@ import errno
 import os
 import sys
 
+from worker import libc
+
 # On all machines alike.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH = 1
@@ -48,7 +50,7 @@ def install() -> bool:
             raise
         return False
     try:
-        _call(_RESTRICT_SELF, ruleset, 0)
+        libc.syscall("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
     return True
@@ -56,24 +58,16 @@ def install() -> bool:
 
 def _ruleset() -> int:
     attributes = _RulesetAttributes(_ACCESS_FS_REFER)
-    ruleset = _call(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)), 0)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    ruleset = libc.syscall("landlock_create_ruleset", _CREATE_RULESET, ctypes.byref(attributes), size, 0)
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         allowed = _PathBeneath(_ACCESS_FS_REFER, root)
-        _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(allowed), 0)
+        rule = _RULE_PATH_BENEATH, ctypes.byref(allowed)
+        libc.syscall("landlock_add_rule", _ADD_RULE, ruleset, *rule, 0)
     except BaseException:
         os.close(ruleset)
         raise
     finally:
         os.close(root)
     return ruleset
-
-
-def _call(number: int, *arguments: object) -> int:
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    syscall.restype = ctypes.c_long
-    answer = int(syscall(ctypes.c_long(number), *arguments))
-    if answer < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"landlock ({number}): {os.strerror(code)}")
-    return answer
