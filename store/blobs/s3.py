@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -65,8 +66,8 @@ class S3Blobs:
     def put_file(self, file: BinaryIO) -> BlobRef:
         # A file is read twice, which is cheaper than a copy inside the store.
         file.seek(0)
-        sha256 = _sha256(file)
-        size = file.tell()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
         with reached():
             self._client.upload_fileobj(file, self.bucket, self._key(sha256), Config=_UPLOAD)
@@ -179,13 +180,6 @@ class S3Blobs:
     def _delete(self, key: str) -> None:
         with reached():
             self._client.delete_object(Bucket=self.bucket, Key=key)
-
-
-def _sha256(file: BinaryIO) -> str:
-    found = hashlib.sha256()
-    while piece := file.read(PIECE_BYTES):
-        found.update(piece)
-    return found.hexdigest()
 
 
 def _now(answer: Any) -> datetime:
