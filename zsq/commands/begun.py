@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zsq.client import DEFAULT_SERVER
-from zsq.commands.common import ApiKey, Json, Server, connect, new_group, print_json, print_rows
+from zsq.commands.common import ApiKey, Json, Server, connect, new_group, print_listing, time_text
+from zsq.models import BegunUpload
 from zsq.report_view import size
 
 uploads = new_group("Resumable uploads that are begun and not ended.")
@@ -14,19 +17,13 @@ def list_begun(as_json: Json = False, server: Server = DEFAULT_SERVER, api_key: 
     """List what is begun, with what has come of it and when it goes by itself."""
     with connect(server, api_key) as client:
         found = list(client.begun_uploads())
-    if as_json:
-        print_json([dict(item.raw) for item in found])
-        return
-    rows = [
-        [
-            item.id,
-            item.kind,
-            f"{size(item.offset)} of {size(item.length)}",
-            item.expires_at.strftime("%Y-%m-%d %H:%M:%SZ") if item.expires_at else "",
-        ]
-        for item in found
-    ]
-    print_rows(["id", "kind", "came", "expires"], rows, "None is begun.")
+    columns: dict[str, Callable[[BegunUpload], str]] = {
+        "id": lambda item: item.id,
+        "kind": lambda item: item.kind,
+        "came": lambda item: f"{size(item.offset)} of {size(item.length)}",
+        "expires": lambda item: time_text(item.expires_at),
+    }
+    print_listing(found, as_json, columns, "None is begun.")
 
 
 @uploads.command("delete")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -10,7 +12,7 @@ from typer.core import TyperGroup
 
 from zsq.client import Client
 from zsq.errors import ClientError
-from zsq.models import Failure
+from zsq.models import BegunUpload, Failure, Job, Upload
 from zsq.terminal import console, print_error
 
 Server = Annotated[
@@ -22,6 +24,8 @@ ApiKey = Annotated[
     typer.Option(envvar="ZSQ_API_KEY", help="Where the server asks for one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the server's own answer, as JSON.")]
+
+Listed = TypeVar("Listed", Job, Upload, BegunUpload)
 
 
 class Group(TyperGroup):
@@ -60,6 +64,21 @@ def print_rows(headers: list[str], rows: list[list[str]], empty: str) -> None:
     for row in rows:
         table.add_row(*row)
     out.print(table, markup=False)
+
+
+def print_listing(
+    found: Sequence[Listed], as_json: bool, columns: Mapping[str, Callable[[Listed], str]], empty: str
+) -> None:
+    """The server's own answers, or a table of `columns`: header -> what it shows of an item."""
+    if as_json:
+        print_json([dict(item.raw) for item in found])
+        return
+    rows = [[show(item) for show in columns.values()] for item in found]
+    print_rows(list(columns), rows, empty)
+
+
+def time_text(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ") if time else ""
 
 
 def failure_text(error: Failure | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,17 @@ from typing import Annotated
 import typer
 
 from zsq.client import DEFAULT_SERVER, Client
-from zsq.commands.common import ApiKey, Json, Server, connect, failure_text, new_group, print_json, print_rows
+from zsq.commands.common import (
+    ApiKey,
+    Json,
+    Server,
+    connect,
+    failure_text,
+    new_group,
+    print_json,
+    print_listing,
+    time_text,
+)
 from zsq.errors import JobNotSucceeded
 from zsq.models import Job
 from zsq.report_view import print_report
@@ -32,21 +43,15 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(server, api_key) as client:
         found = list(islice(client.jobs(status=status, method=method, checkpoint_id=checkpoint), limit))
-    if as_json:
-        print_json([dict(job.raw) for job in found])
-        return
-    rows = [
-        [
-            job.id,
-            job.status,
-            f"{job.progress.fraction:.0%}",
-            job.method or "",
-            job.created_at.strftime("%Y-%m-%d %H:%M:%SZ") if job.created_at else "",
-            failure_text(job.error),
-        ]
-        for job in found
-    ]
-    print_rows(["id", "status", "done", "method", "created", "error"], rows, "No jobs yet.")
+    columns: dict[str, Callable[[Job], str]] = {
+        "id": lambda job: job.id,
+        "status": lambda job: job.status,
+        "done": lambda job: f"{job.progress.fraction:.0%}",
+        "method": lambda job: job.method or "",
+        "created": lambda job: time_text(job.created_at),
+        "error": lambda job: failure_text(job.error),
+    }
+    print_listing(found, as_json, columns, "No jobs yet.")
 
 
 @jobs.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,16 @@ from typing import Annotated
 import typer
 
 from zsq.client import DEFAULT_SERVER
-from zsq.commands.common import ApiKey, Json, Server, connect, failure_text, new_group, print_json, print_rows
+from zsq.commands.common import (
+    ApiKey,
+    Json,
+    Server,
+    connect,
+    failure_text,
+    new_group,
+    print_json,
+    print_listing,
+)
 from zsq.models import Upload
 from zsq.report_view import size
 from zsq.terminal import console
@@ -160,18 +170,12 @@ def delete_dataset(dataset_id: str, server: Server = DEFAULT_SERVER, api_key: Ap
 
 
 def _print(found: list[Upload], as_json: bool) -> None:
-    if as_json:
-        print_json([dict(item.raw) for item in found])
-        return
-    rows = [
-        [
-            item.id,
-            item.state,
-            item.architecture or "",
-            size(item.bytes),
-            item.name or "",
-            failure_text(item.error),
-        ]
-        for item in found
-    ]
-    print_rows(["id", "state", "architecture", "size", "name", "error"], rows, "None yet.")
+    columns: dict[str, Callable[[Upload], str]] = {
+        "id": lambda item: item.id,
+        "state": lambda item: item.state,
+        "architecture": lambda item: item.architecture or "",
+        "size": lambda item: size(item.bytes),
+        "name": lambda item: item.name or "",
+        "error": lambda item: failure_text(item.error),
+    }
+    print_listing(found, as_json, columns, "None yet.")
