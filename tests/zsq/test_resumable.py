@@ -113,14 +113,14 @@ def test_damaged_bytes_are_sent_again(served: Served, file: Path) -> None:
     assert network.requests.count("PATCH") == 7
 
 
+def lost_after_one_piece(request: httpx.Request, count: int) -> None:
+    if request.method != "POST" and (request.method, count) != ("PATCH", 1):
+        raise httpx.ConnectError("refused")
+
+
 def test_a_server_that_stays_away_is_given_up(served: Served, file: Path) -> None:
     network = Network()
-
-    def lose(request: httpx.Request, count: int) -> None:
-        if request.method != "POST" and (request.method, count) != ("PATCH", 1):
-            raise httpx.ConnectError("refused")
-
-    network.before = lose
+    network.before = lost_after_one_piece
     with pytest.raises(ConnectionLost):
         upload(served, network, file, patience=0.0)
 
@@ -144,12 +144,7 @@ def test_what_breaks_off_is_given_up_there(served: Served, file: Path, error: Ba
 
 def test_what_cannot_be_given_up_is_found_and_deleted_later(served: Served, file: Path) -> None:
     network = Network()
-
-    def fail(request: httpx.Request, count: int) -> None:
-        if request.method != "POST" and (request.method, count) != ("PATCH", 1):
-            raise httpx.ConnectError("refused")
-
-    network.before = fail
+    network.before = lost_after_one_piece
     with pytest.raises(ConnectionLost, match="refused"):
         upload(served, network, file, patience=0.0)
     with Client(served.url) as client:
