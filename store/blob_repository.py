@@ -67,7 +67,7 @@ class BlobRepository:
         """Every row that names a blob: the same bytes may come more than once."""
         for each in REFERENCES:
             query = select(each.column, *each.keys).where(each.column.is_not(None))
-            for sha256, *keys in self._session.execute(query.execution_options(yield_per=1000)):
+            for sha256, *keys in self._session.execute(query):
                 yield Named(str(sha256), each.by.format(*keys), each.needed)
 
     def of_job(self, job_id: str) -> set[str]:

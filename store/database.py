@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError, TimeoutError
+from sqlalchemy.exc import (
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+    ProgrammingError,
+    TimeoutError,
+)
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from store import tracing
 from store.blob_repository import BlobRepository
@@ -34,6 +43,9 @@ log = logging.getLogger(__name__)
 # An execution option: this transaction is going to write.
 _WRITES = "zsq_writes"
 
+# How long a transaction waits for the one that writes, in seconds.
+_SQLITE_PATIENCE = 30
+
 # A server that vanishes without a word is given up in seconds, not after the quarter of an hour for which the
 # kernel sends again, or never where nothing was sent. In seconds, the last one in milliseconds.
 POSTGRES_PATIENCE = {
@@ -45,6 +57,11 @@ POSTGRES_PATIENCE = {
     "tcp_user_timeout": 20_000,
 }
 
+# A connection that idled for longer is asked whether its server is still there. Not each time, which would
+# double the round trips of a poll: one that is lost in between is like one that is lost during a query.
+_FRESH_SECONDS = 1.0
+_RETURNED = "zsq_returned_at"
+
 
 def make_engine(url: str) -> Engine:
     """An engine for SQLite or PostgreSQL.
@@ -52,6 +69,9 @@ def make_engine(url: str) -> Engine:
     SQLite gets WAL, foreign keys, a busy timeout, and BEGIN IMMEDIATE for writing transactions:
     deferred ones fail as locked when two of them read before they write, and no timeout helps.
     `postgresql://` is read as psycopg 3, the driver that is installed.
+
+    On PostgreSQL each transaction commits or rolls back by a round trip of its own: reads do without one (see
+    `Database.read`), and a connection is only asked whether it lives when it has idled.
     """
     parsed = make_url(url)
     if parsed.drivername in ("postgresql", "postgres"):
@@ -61,30 +81,63 @@ def make_engine(url: str) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         parsed,
-        pool_pre_ping=not sqlite,
         # As many as the API has threads: a call must not wait for a connection that another one holds.
         pool_size=10,
         max_overflow=30,
         json_serializer=_to_json,
-        connect_args={"timeout": 30} if sqlite else POSTGRES_PATIENCE,
+        connect_args={"timeout": _SQLITE_PATIENCE} if sqlite else POSTGRES_PATIENCE,
         # Errors are logged, and what is queried for may be a secret.
         hide_parameters=True,
     )
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        _ask_idle_connections(engine)
     return engine
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # no BEGIN of the driver's own: `_begin_sqlite` says which
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", f"busy_timeout={_SQLITE_PATIENCE * 1000}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+    _use_wal(connection)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Of two that change a new database's mode at once SQLite refuses one at once: each has a read lock."""
+    deadline = time.monotonic() + _SQLITE_PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _ask_idle_connections(engine: Engine) -> None:
+    """Whether their server is still there, before they are used. Where one's is not, all are made anew."""
+
+    def note_return(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_RETURNED] = time.monotonic()
+
+    def ask(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(_RETURNED, math.inf) < _FRESH_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError() from error
+
+    event.listen(engine, "checkin", note_return)
+    event.listen(engine, "checkout", ask)
 
 
 def _to_json(value: Any) -> str:
@@ -110,6 +163,16 @@ def _reached() -> Iterator[None]:
     except (OperationalError, ProgrammingError, InterfaceError, TimeoutError) as error:
         log.warning("the database failed: %s", getattr(error, "orig", None) or error)
         raise Unavailable("The database cannot be reached, or lacks its tables. Try again soon.") from error
+
+
+def _reading(engine: Engine) -> Engine:
+    """PostgreSQL's READ COMMITTED shows each query what is committed: without a transaction it is the same.
+
+    And BEGIN and ROLLBACK are two round trips fewer. SQLite's are not even calls of the kernel.
+    """
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 class UnitOfWork:
@@ -145,6 +208,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.writing_engine = engine.execution_options(**{_WRITES: True})
+        self.reading_engine = _reading(engine)
 
     @classmethod
     def from_settings(cls, settings: StoreSettings) -> Database:
@@ -154,8 +218,11 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[UnitOfWork]:
-        """Raises Unavailable when the database cannot be reached; so does `write`."""
-        with _reached(), Session(self.engine, expire_on_commit=False) as session:
+        """Each query sees what was committed before it, the next one maybe more.
+
+        Raises Unavailable when the database cannot be reached; so does `write`.
+        """
+        with _reached(), Session(self.reading_engine, expire_on_commit=False) as session:
             yield UnitOfWork(session)
 
     @contextmanager
