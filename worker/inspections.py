@@ -100,21 +100,20 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
 
 
 def reject_never_inspected(services: Services) -> None:
-    """Rejects the files whose every inspection took its worker with it."""
+    """Rejects the files whose inspections had as many tries as they get, and none came to a verdict."""
     cutoff = utc_now() - timedelta(seconds=_longest(services.settings))
     tries = services.settings.max_attempts
     why = failure(
         "inspection_failed",
-        f"Reading the file was begun {tries} times, and each time the worker was lost. Send another file.",
+        f"Reading the file was begun {tries} times and never ended: the worker was lost, or the bytes came"
+        " damaged. Upload the file again, or another one.",
     )
     for name, kind in _KINDS.items():
         with services.database.read() as work:
             ids = kind.rows(work).never_inspected(tries, cutoff)
         for id in ids:
             if _reject(services, name, id, why):
-                log.warning(
-                    "%s: rejected: %d inspections of this %s ended with their worker", id, tries, name
-                )
+                log.warning("%s: rejected: %d inspections of this %s had no verdict", id, tries, name)
 
 
 def _longest(settings: WorkerSettings) -> float:
