@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from store.blobs import BlobStore
 from store.database import UnitOfWork
 
 
-def hold_blobs(work: UnitOfWork, blobs: BlobStore, files: Mapping[str, Callable[[], object]]) -> None:
+class Blobs(Protocol):
+    """All that is asked of a store here."""
+
+    def exists(self, sha256: str) -> bool: ...
+
+
+def hold_blobs(work: UnitOfWork, blobs: Blobs, files: Mapping[str, Callable[[], object]]) -> None:
     """Until the transaction ends, nobody deletes these blobs: the rows that name them may be added.
 
     They have been written before it, since a store may be slow and others wait for the transaction, on SQLite

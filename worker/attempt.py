@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from store.database import UnitOfWork
@@ -15,7 +15,7 @@ from store.tables import Artifact
 from worker import metrics, observe
 from worker.child import Order
 from worker.failures import Failure, describe, from_around, machine_at_fault
-from worker.fetching import Interrupted
+from worker.grace import Grace
 from worker.lease import Lease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.patience import patiently
@@ -24,6 +24,7 @@ from worker.resume import Keeper, release_ended
 from worker.runner import run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
+from worker.transfers import Guarded, Interrupted, Transfers
 from worker.workspace import Workspace, workspace
 
 ENTRY = "worker.entries:quantize"
@@ -57,6 +58,7 @@ class Attempt:
             lease_seconds=services.store.lease_seconds,
             every=services.settings.heartbeat_seconds,
         )
+        self._grace = Grace(services.stopping, services.settings.shutdown_grace_seconds)
 
     def run(self) -> bool:
         """False when the machine failed, not the job: then the next job most likely would, too."""
@@ -68,10 +70,11 @@ class Attempt:
                 self._report({"phase": "loading"})
                 try:
                     with workspace(self._services.workspaces, name) as space:
-                        outcome, artifacts = self._work(space)
+                        outcome = self._work(space)
                         if isinstance(outcome, Finished):
-                            # Inside: until rows name the blobs, their files may be needed once more.
-                            self._succeed(outcome.value["report"], artifacts, space)
+                            outcome = self._publish(outcome, space)
+                except Interrupted as interrupted:
+                    outcome = Stopped(interrupted.reason)
                 except StoreError as error:
                     outcome = Failed(describe(error))
                 except Exception as error:
@@ -81,28 +84,28 @@ class Attempt:
             self._tidy()
         return not (isinstance(outcome, Failed) and machine_at_fault(outcome.failure))
 
-    def _work(self, space: Workspace) -> tuple[Outcome, list[Artifact]]:
-        try:
-            order, limit = prepare(self._services, self._job, space, self._entry, self._watch)
-        except Interrupted as interrupted:
-            return Stopped(interrupted.reason), []
+    def _work(self, space: Workspace) -> Outcome:
+        order, limit = prepare(self._services, self._job, space, self._entry, self._watch)
         if (reason := self._watch()) is not None:
-            return Stopped(reason), []
-        outcome = self._run_child(order, limit)
-        if not isinstance(outcome, Finished):
-            return outcome, []
-        # Told to stop now, the worker still publishes: the work is done.
+            return Stopped(reason)
+        return self._run_child(order, limit)
+
+    def _publish(self, finished: Finished, space: Workspace) -> Outcome:
+        """Told to stop now, the worker still publishes, as long as its grace lasts: the work is done."""
         self._report({"phase": "publishing"})
-        files = outcome.value["artifacts"]
-        artifacts = space.publish(self._services.blobs, files, self._is_ours)
+        self._grace.move_files()
+        transfers = Transfers(self._watch_files, self._services.settings.fetch_seconds)
+        blobs = Guarded(self._services.blobs, transfers)
+        artifacts = space.publish(blobs, finished.value["artifacts"], self._is_ours)
         self._lease.beat()  # the last chance to hear of a cancel
         if (reason := self._taken_away()) is not None:
-            return Stopped(reason), []
-        return outcome, artifacts or []
+            return Stopped(reason)
+        self._succeed(finished.value["report"], artifacts or [], space.published, blobs)
+        return finished
 
     def _run_child(self, order: Order, limit: Limit) -> Outcome:
         settings = self._services.settings
-        with Keeper(self._services, self._claim, order.scratch, self._is_ours) as keeper:
+        with Keeper(self._services, self._claim, order.scratch, self._watch_files) as keeper:
             with self._lease.running():
                 outcome = run_child(
                     order,
@@ -113,6 +116,7 @@ class Attempt:
                     on_progress=self._report,
                     on_saved=keeper.offer,
                 )
+            self._grace.move_files()
             if not self._runs_again(outcome):
                 keeper.discard()
         return outcome
@@ -120,7 +124,13 @@ class Attempt:
     def _watch(self) -> Stop | None:
         if (reason := self._taken_away()) is not None:
             return reason
-        return Stop.HANDED_BACK if self._services.stopping.is_set() else None
+        return Stop.HANDED_BACK if self._grace.begun() else None
+
+    def _watch_files(self) -> Stop | None:
+        """While results or a state are on their way to the store."""
+        if (reason := self._taken_away()) is not None:
+            return reason
+        return Stop.HANDED_BACK if self._grace.over() else None
 
     def _taken_away(self) -> Stop | None:
         if self._lease.lost:
@@ -143,9 +153,17 @@ class Attempt:
         """The attempt is not to count."""
         return machine_at_fault(failure) and self._job.handbacks < _MOST_HANDBACKS
 
-    def _succeed(self, report: dict[str, Any], artifacts: list[Artifact], space: Workspace) -> None:
+    def _succeed(
+        self,
+        report: dict[str, Any],
+        artifacts: list[Artifact],
+        files: Mapping[str, Callable[[], object]],
+        blobs: Guarded,
+    ) -> None:
+        """`files` stores each once more, by its sha256. Raises Interrupted before anything is written."""
+
         def publish(work: UnitOfWork) -> bool:
-            hold_blobs(work, self._services.blobs, space.published)
+            hold_blobs(work, blobs, files)
             return work.jobs.succeed(self._job.id, self._fence, report, artifacts)
 
         if self._ended("succeeded", self._write(publish), report):

@@ -17,11 +17,12 @@ from store.tables import Checkpoint, Dataset, utc_now
 from worker import metrics
 from worker.child import Order
 from worker.failures import Failure, describe, failure
-from worker.fetching import Inputs, Interrupted
+from worker.fetching import Inputs
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.runner import KILL_GRACE_SECONDS, run_child
 from worker.services import Services
 from worker.settings import WorkerSettings
+from worker.transfers import Interrupted
 from worker.workspace import Workspace, workspace
 
 _GIB = 2**30

@@ -12,12 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from store.blobs import BlobWriter
+from store.blobs import BlobRef
 from store.garbage import delete_now
 from store.job_claims import Claim
 from store.naming import hold_blobs
+from worker.outcomes import Stop
 from worker.plain_files import open_plain
 from worker.services import Services
+from worker.transfers import Guarded, Interrupted, Transfers, answers
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +27,25 @@ MAX_COMPLAINTS = 5
 _CHUNK_BYTES = 1 << 20
 
 
+class _Useless(Exception):
+    """Nobody goes on from this state any more."""
+
+
 class Keeper:
     """Stores the newest of what it is offered, in a thread of its own: progress and cancel do not wait.
 
-    An older one that is not being stored yet is skipped. The block's end waits for what is on its way, unless
-    it is discarded or the job no longer `is_ours`: then a large file does not hold up a cancel.
+    An older one that is not being stored yet is skipped. The block's end waits for what is on its way, which
+    may take `ZSQ_FETCH_SECONDS`, unless it is discarded or `watch` says why not: then neither a large file
+    nor a store that hangs holds up a cancel. That this worker is to stop counts only once the block has ended.
     """
 
-    def __init__(self, services: Services, claim: Claim, scratch: Path, is_ours: Callable[[], bool]) -> None:
+    def __init__(
+        self, services: Services, claim: Claim, scratch: Path, watch: Callable[[], Stop | None]
+    ) -> None:
         self._services = services
         self._claim = claim
         self._scratch = scratch
-        self._is_ours = is_ours
+        self._watch = watch
         self._discarded = False
         # Opened before the child runs, which could put something else in the folder's place.
         self._folder = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
@@ -67,14 +76,14 @@ class Keeper:
 
     def offer(self, path: object) -> None:
         """A file in scratch, as the child named it; gone once it is stored or skipped."""
-        self._put(str(path))
+        self._set(str(path))
 
     def discard(self) -> None:
         """The job has come to its end: what is not stored yet is skipped, also when it is half on its way."""
         self._discarded = True
-        self._put(None)
+        self._set(None)
 
-    def _put(self, path: str | None) -> None:
+    def _set(self, path: str | None) -> None:
         with self._changed:
             skipped, self._offered = self._offered, path
             self._changed.notify()
@@ -90,36 +99,61 @@ class Keeper:
                 return
             try:
                 self._store(path)
+            except _Useless:
+                log.debug("%s: a state that is not needed any more is not kept", self._claim.job.id)
+            except Interrupted as interrupted:
+                log.warning("%s: its newest state is not kept: %s", self._claim.job.id, interrupted)
             except Exception:  # a run goes on without it, and so does the next attempt
                 self._complain(path)
             self._remove(path)
 
     def _store(self, path: str) -> None:
         services, job_id = self._services, self._claim.job.id
-        with self._open(path) as source, services.blobs.writer() as writer:
-            if not self._copy(source, writer):
-                return
-            writer.commit()
-            with services.database.write() as work:
-                # Before the job's row is locked, for which heartbeats would wait.
-                hold_blobs(work, services.blobs, {writer.sha256: writer.commit})
-                kept = work.jobs.keep(job_id, self._claim.fence, writer.sha256)
-        unused = kept.replaced if kept.owned else writer.sha256
+        transfers = Transfers(self._why_not, services.settings.fetch_seconds)
+        stored = self._put(path, transfers)
+
+        def again() -> None:
+            if self._put(path, transfers) != stored:
+                raise ValueError("not the bytes that were stored before")
+
+        with services.database.write() as work:
+            # Before the job's row is locked, for which heartbeats would wait.
+            hold_blobs(work, Guarded(services.blobs, transfers), {stored.sha256: again})
+            kept = work.jobs.keep(job_id, self._claim.fence, stored.sha256)
+        unused = kept.replaced if kept.owned else stored.sha256
         if kept.owned:
-            log.info("%s: kept %d bytes to go on from", job_id, writer.size)
+            log.info("%s: kept %d bytes to go on from", job_id, stored.size)
         if unused is not None:
             delete_now(services.database, services.blobs, [unused])
 
-    def _copy(self, source: BinaryIO, writer: BlobWriter) -> bool:
-        """False when it became useless on the way, at whatever piece."""
-        while self._is_wanted() and (chunk := source.read(_CHUNK_BYTES)):
-            writer.write(chunk)
-        if self._is_wanted():
-            writer.sync()
-        return self._is_wanted()
+    def _put(self, path: str, transfers: Transfers) -> BlobRef:
+        """Raises Interrupted and _Useless when it became so on the way, at whatever piece."""
+        with self._open(path) as source:
+            # Closed at the end of the block, it also ends a call that was left behind.
+            return transfers.run(lambda go_on: self._copy(source, go_on))
 
-    def _is_wanted(self) -> bool:
-        return not self._discarded and self._is_ours()
+    def _copy(self, source: BinaryIO, go_on: Callable[[], bool]) -> BlobRef:
+        """Not `put_file`, which may read twice: the child still runs, and may write."""
+        with self._services.blobs.writer() as writer:
+            while chunk := source.read(_CHUNK_BYTES):
+                self._check(go_on)
+                writer.write(chunk)
+            self._check(go_on)
+            writer.sync()
+            self._check(go_on)
+            return writer.commit()
+
+    def _check(self, go_on: Callable[[], bool]) -> None:
+        if not go_on() or self._is_useless():
+            raise _Useless
+
+    def _is_useless(self) -> bool:
+        return self._discarded or self._watch() in (Stop.LOST, Stop.CANCELED)
+
+    def _why_not(self) -> Stop | None:
+        if self._is_useless():
+            raise _Useless
+        return self._watch() if self._ending else None
 
     def _complain(self, path: str) -> None:
         """The first few times: whoever names the files may do so without end."""
@@ -147,7 +181,13 @@ def release_ended(services: Services) -> None:
     """Removes what ended jobs would have gone on from, however they ended."""
     with services.database.read() as work:
         jobs = work.jobs.ended_with_resume()
+    if not jobs:
+        return
     for job_id, sha256 in jobs:
         with services.database.write() as work:
             work.jobs.forget_resume(job_id, sha256)
-        delete_now(services.database, services.blobs, [sha256])
+    # Bytes are deleted in transactions, which a store that hangs must not keep open.
+    if answers(services.blobs, services.stopping):
+        delete_now(services.database, services.blobs, [sha256 for _, sha256 in jobs])
+    else:
+        log.warning("the blob store does not answer: what %d jobs kept is left to the collector", len(jobs))

@@ -41,7 +41,7 @@ class WorkerSettings(BaseSettings):
     """How long a canceled or overdue job may take to stop by itself before it is terminated."""
 
     shutdown_grace_seconds: Seconds = 20.0
-    """How long a job may take to save what it has when its worker is told to stop."""
+    """How long a job may take to save what it has, and to publish it, when its worker is told to stop."""
 
     job_seconds: Seconds = 24 * 3600.0
     """The longest that any job's process may run in all its attempts, whatever its `limits.seconds` says."""
@@ -50,7 +50,8 @@ class WorkerSettings(BaseSettings):
     """The longest that reading an uploaded file may take."""
 
     fetch_seconds: Seconds = 600.0
-    """The longest that a job's inputs, or an upload to be read, may take to come from the blob store."""
+    """The longest that a job's inputs, or an upload to be read, may take to come from the blob store, its results
+    or a state that it keeps to go there."""
 
     child_memory_gib: Annotated[float, Field(ge=8)] = 16.0
     """Address space of a child on the CPU, in GiB; torch does not load below about 2. None on GPUs."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from core.errors import RunError
 from store.blobs import BlobRef, BlobStore, verify_file
@@ -29,6 +29,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LOCK = ".lock"
 
 log = logging.getLogger(__name__)
+
+
+class Taking(Protocol):
+    """What publishing needs of a store."""
+
+    def put_file(self, file: BinaryIO) -> BlobRef: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Workspace:
         return copy if whole else None
 
     def publish(
-        self, blobs: BlobStore, files: Sequence[dict[str, Any]], go_on: Callable[[], bool]
+        self, blobs: Taking, files: Sequence[dict[str, Any]], go_on: Callable[[], bool]
     ) -> list[Artifact] | None:
         """Stores the files; None when `go_on` says no in between. `hold_blobs` before they get rows.
 
@@ -111,7 +117,7 @@ class Workspace:
             )
         return artifacts
 
-    def _store(self, blobs: BlobStore, file: str, name: str) -> BlobRef:
+    def _store(self, blobs: Taking, file: str, name: str) -> BlobRef:
         with self._open(file, name) as source:
             return blobs.put_file(source)
 
@@ -150,14 +156,24 @@ def workspace(parent: Path, name: str) -> Iterator[Workspace]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the workspaces that killed workers left behind: those that nobody holds."""
+    """Removes the workspaces that killed workers left behind: those that nobody holds.
+
+    One that this user may not remove stays, and is told of.
+    """
     if not parent.is_dir():
         return
-    for name in {path.name.removesuffix(_LOCK) for path in parent.iterdir()}:
+    for name in sorted({path.name.removesuffix(_LOCK) for path in parent.iterdir()}):
         root = parent / name
-        with contextlib.suppress(Held), hold(_lock_of(root)):
-            log.info("removing %s, left by a worker that was killed", name)
-            shutil.rmtree(root, ignore_errors=True)
+        try:
+            with hold(_lock_of(root)):
+                log.info("removing %s, left by a worker that was killed", name)
+                shutil.rmtree(root, ignore_errors=True)
+            if root.exists():
+                log.warning("of %s something is left that cannot be removed", name)
+        except Held:
+            continue
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", name, error.strerror or error)
 
 
 def _lock_of(root: Path) -> Path:

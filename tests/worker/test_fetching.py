@@ -18,12 +18,13 @@ from tests.http_server import Handler, listening
 from tests.worker.doubles import PREFIX
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
-from worker import fetching
+from worker import transfers
 from worker.abandonable import AbandonableCalls
-from worker.fetching import Inputs, Interrupted
+from worker.fetching import Inputs
 from worker.inspections import inspect
 from worker.jobs import run_jobs
 from worker.outcomes import Stop
+from worker.transfers import Interrupted
 from worker.workspace import workspace
 
 WEIGHTS = b"weights"
@@ -133,7 +134,7 @@ def test_a_byte_now_and_then_does_not_hold_a_job(world: World, monkeypatch: pyte
 
 
 def test_no_more_than_a_number_are_left_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_FETCHES", AbandonableCalls("test", 1))
+    monkeypatch.setattr(transfers, "_CALLS", AbandonableCalls("test", 1))
     world.checkpoint(WEIGHTS)
     with hanging(world), workspace(world.services.workspaces, "job_0-1") as space:
         with pytest.raises(Interrupted):

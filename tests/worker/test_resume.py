@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from store.blobs import make_blobs
+from store.blobs import LocalBlobs, make_blobs
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
 from store.job_repository import Beat
 from tests.store.blob_stores import after_commits, damage, deleted_once
 from tests.store.rows import claim_job
+from tests.worker.hanging import Hanging
 from tests.worker.test_jobs import run, running
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
 from worker.lease import Lease
-from worker.resume import MAX_COMPLAINTS, Keeper
+from worker.outcomes import Stop
+from worker.resume import MAX_COMPLAINTS, Keeper, release_ended
 from worker.sweep import Reminders, sweep
 
 
@@ -40,9 +44,9 @@ def claimed(world: World, job_id: str) -> Claim:
     return claim
 
 
-def ours() -> bool:
+def ours() -> Stop | None:
     """The job has not been taken away."""
-    return True
+    return None
 
 
 def test_a_run_that_is_handed_back_saves_and_the_next_attempt_goes_on(world: World) -> None:
@@ -199,7 +203,9 @@ def test_what_has_become_useless_is_not_stored_to_its_end(
     monkeypatch.setattr(LocalBlobWriter, "write", slow)
     (tmp_path / "kept-1").write_bytes(bytes(8 << 20))
     claim = claimed(world, job_id)
-    with Keeper(world.services, claim, tmp_path, lambda: not taken_away.is_set()) as keeper:
+    with Keeper(
+        world.services, claim, tmp_path, lambda: Stop.LOST if taken_away.is_set() else None
+    ) as keeper:
         keeper.offer(tmp_path / "kept-1")
         assert storing.wait(60)
         if how == "discarded":
@@ -209,7 +215,8 @@ def test_what_has_become_useless_is_not_stored_to_its_end(
         may_go_on.set()
     assert len(written) == 1, "of eight pieces"
     assert world.look(job_id).resume_sha256 is None and blobs(world) == before
-    assert not list(world.services.blobs.incoming.iterdir()) and not (tmp_path / "kept-1").exists()  # type: ignore[attr-defined]
+    assert wait_for(lambda: not list(world.services.blobs.incoming.iterdir()))  # type: ignore[attr-defined]
+    assert not (tmp_path / "kept-1").exists()
 
 
 def test_a_cancel_does_not_wait_for_a_slow_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,3 +300,89 @@ def test_who_names_wrong_files_without_end_does_not_fill_the_log(
             keeper._complain(f"wrong-{number}" * 1000)
     assert len(caplog.messages) == MAX_COMPLAINTS + 1
     assert max(map(len, caplog.messages)) < 400
+
+
+@contextmanager
+def keeping(world: World, hanging: Hanging, job_id: str, double: str) -> Iterator[None]:
+    """A run keeps a state, in vain; after the block its attempt has ended, though the store still hangs."""
+    before = blobs(world)
+    with running(world, job_id, double):
+        assert hanging.begun.wait(60)
+        yield
+    assert not hanging.released.is_set() and not list(world.services.workspaces.iterdir())
+    hanging.release()
+    assert world.look(job_id).resume_sha256 is None and blobs(world) == before
+    assert not list(world.services.blobs.incoming.iterdir())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["write", "sync"])
+def test_a_cancel_does_not_wait_for_a_store_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    job_id = world.job()
+    with keeping(world, Hanging(monkeypatch, LocalBlobWriter, method), job_id, "keep_much_and_go_on"):
+        world.change(lambda work: work.jobs.request_cancel(job_id))
+    assert world.look(job_id).status == "canceled"
+
+
+@pytest.mark.parametrize("method", ["write", "sync"])
+def test_a_worker_that_is_to_stop_does_not_wait_for_a_store_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    job_id = world.job()
+    with keeping(world, Hanging(monkeypatch, LocalBlobWriter, method), job_id, "keep_much_and_go_on"):
+        world.services.stopping.set()
+    job = world.look(job_id)
+    assert (job.status, job.attempt, job.handbacks) == ("queued", 1, 1)
+
+
+def test_a_run_that_is_handed_back_has_the_time_of_grace_to_be_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.configure(shutdown_grace_seconds=300)
+    job_id = world.job()
+    hanging = Hanging(monkeypatch, LocalBlobWriter, "sync")
+    with running(world, job_id, "save_when_told"):
+        world.services.stopping.set()
+        assert hanging.begun.wait(60)
+        assert not wait_for(lambda: world.look(job_id).status != "running", 0.5)
+        hanging.release()
+    assert world.look(job_id).status == "queued" and int(content(world, job_id)) > 0
+
+
+def test_a_state_that_cannot_be_kept_in_time_costs_no_attempt_and_a_newer_one_is_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the older one, should it be stored after all, does not take its place."""
+    world.configure(fetch_seconds=0.2)
+    job_id, original = world.job(), LocalBlobWriter.commit
+    claim = claimed(world, job_id)
+    with monkeypatch.context() as outage, Keeper(world.services, claim, tmp_path, ours) as keeper:
+        hanging = Hanging(outage, LocalBlobWriter, "commit")
+        (tmp_path / "kept-1").write_text("1")
+        keeper.offer(tmp_path / "kept-1")
+        assert hanging.begun.wait(60) and wait_for(lambda: keeper._complaints == 1)
+        outage.setattr(LocalBlobWriter, "commit", original)
+        world.configure(fetch_seconds=60)
+        (tmp_path / "kept-2").write_text("2")
+        keeper.offer(tmp_path / "kept-2")
+    assert content(world, job_id) == b"2"
+    hanging.release()
+    assert content(world, job_id) == b"2"
+
+
+def test_a_store_that_hangs_keeps_no_transaction_open_when_it_is_tidied_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody would wait for it on SQLite. What is left is the collector's."""
+    sha256, ids = world.blob(b"kept"), [world.job() for _ in range(2)]
+    for id in ids:
+        world.alter(id, resume_sha256=sha256)
+        world.change(lambda work, id=id: work.jobs.request_cancel(id))
+    monkeypatch.setattr("worker.transfers.LOOK_SECONDS", 0.2)
+    hanging = Hanging(monkeypatch, LocalBlobs, "ping")
+    monkeypatch.setattr(LocalBlobs, "delete", lambda self, sha256: pytest.fail("it would hang"))
+    release_ended(world.services)
+    assert [world.look(id).resume_sha256 for id in ids] == [None, None] and hanging.calls == 1
+    assert world.change(lambda work: True)
+    hanging.release()

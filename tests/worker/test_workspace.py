@@ -13,7 +13,7 @@ from store.blobs import LocalBlobs, make_blobs
 from store.errors import BlobCorrupt, BlobMissing, Unavailable
 from tests.store.blob_stores import damage, everything, put
 from worker.failures import describe
-from worker.workspace import _NAME, MEDIA_TYPES, Workspace, workspace
+from worker.workspace import _NAME, MEDIA_TYPES, Workspace, remove_abandoned, workspace
 
 JSON = "application/json"
 
@@ -204,3 +204,14 @@ def test_who_need_not_publish_any_more_does_not_wait(
     with workspace(tmp_path / "work", "job_0-1") as space:
         assert space.publish(blobs, result(space), lambda: outage.go_on() and outage.left > 8) is None
     assert outage.left == 7, "asked before it, after the first pause, and at the end"
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("job_0-1", "job_0-2", "job_0-3"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "job_0-1.lock").mkdir()  # as good as one that belongs to somebody else
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"job_0-1", "job_0-1.lock"}
+    assert "job_0-1 cannot be removed" in caplog.text
