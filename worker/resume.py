@@ -36,7 +36,7 @@ class Keeper:
 
     An older one that is not being stored yet is skipped. The block's end waits for what is on its way, which
     may take `ZSQ_FETCH_SECONDS`, unless it is discarded or `watch` says why not: then neither a large file
-    nor a store that hangs holds up a cancel. That this worker is to stop counts only once the block has ended.
+    nor a store that hangs holds up a cancel. That this worker is to stop counts only from there on.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class WorkerSettings(BaseSettings):
     """The longest that reading an uploaded file may take."""
 
     fetch_seconds: Seconds = 600.0
-    """The longest that a job's inputs, or an upload to be read, may take to come from the blob store, its results
-    or a state that it keeps to go there."""
+    """The longest that a job's inputs, or an upload to be read, may take to come from the blob store; and its
+    results, or a state that it keeps, to go there."""
 
     child_memory_gib: Annotated[float, Field(ge=8)] = 16.0
     """Address space of a child on the CPU, in GiB; torch does not load below about 2. None on GPUs."""
