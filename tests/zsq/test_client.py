@@ -151,6 +151,30 @@ def test_wait_outlives_lost_connections_and_a_restarting_server() -> None:
     assert ended.status == "succeeded" and looks == ["queued", "running", "succeeded"]
 
 
+def test_whatever_only_reads_outlives_a_restarting_server() -> None:
+    answers: dict[str, Any] = {
+        "/v1/jobs/job_1": job("succeeded"),
+        "/v1/jobs/job_1/report": {"accuracy": {}},
+        "/v1/jobs/job_1/artifacts": {"items": [{"name": "model.onnx"}]},
+        "/v1/jobs": {"items": [job()], "next": None},
+        "/v1/webhooks/secret": {"secret": "whsec_1"},
+    }
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if asked.count(request.url.path) == 1:
+            return httpx.Response(503, json={"code": "service_unavailable"}, headers={"retry-after": "2"})
+        return httpx.Response(200, json=answers[request.url.path])
+
+    with client_of(handler) as client:
+        assert client.result("job_1") == {"accuracy": {}}
+        assert [artifact.name for artifact in client.artifacts("job_1")] == ["model.onnx"]
+        assert [found.id for found in client.jobs()] == ["job_1"]
+        assert client.webhook_secret() == "whsec_1"
+    assert sorted(asked) == sorted([*answers, *answers])
+
+
 def test_wait_pauses_as_the_server_asks_and_backs_off_otherwise() -> None:
     answers = [httpx.Response(200, json=job(), headers={"retry-after": "1.5"})]
     answers += [httpx.Response(200, json=job()) for _ in range(12)]

@@ -85,5 +85,6 @@ def failure_text(error: Failure | None) -> str:
     return f"{error.detail} ({error.code})" if error else ""
 
 
-def connect(server: str, api_key: str | None) -> Client:
-    return Client(server, api_key=api_key)
+def connect(server: str, api_key: str | None, *, patience: float = 0.0) -> Client:
+    """Without `patience` for a glance: that no one is there is said at once."""
+    return Client(server, api_key=api_key, patience=patience)
