@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,48 @@ def test_a_submission_that_was_lost_is_sent_again_under_its_key() -> None:
         client.submit("ckpt_1", bits="w4a4")
         client.submit("ckpt_1", bits="w4a4", idempotency_key="mine")
     assert keys[3] != keys[0] and keys[4] == "mine"
+
+
+class BreaksOff(httpx.SyncByteStream):
+    """A body that is lost behind its headers."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"id": '
+        raise httpx.ReadError("reset")
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
+    keys: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers.get("idempotency-key"))
+        if len(keys) % 3:
+            return httpx.Response(200, stream=BreaksOff())
+        return httpx.Response(200, json=job("succeeded"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").id == "job_1"
+        assert len(keys) == 3 and len(set(keys)) == 1 and keys[0] is not None
+        assert client.wait("job_1").ended and client.job("job_1").ended
+        assert len(keys) == 9
+
+
+def test_an_answer_that_breaks_off_again_and_again_is_a_lost_connection(tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_bytes(b"weights")
+    calls: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request.url.path)
+        return httpx.Response(403 if request.method == "DELETE" else 201, stream=BreaksOff())
+
+    with client_of(handler, patience=0.0) as client:
+        with pytest.raises(ConnectionLost, match="reset"):
+            client.job("job_1")
+        with pytest.raises(ConnectionLost, match="reset"):
+            client.upload_checkpoint(tmp_path / "network.pt", "cifar/resnet8")
+        with pytest.raises(ApiError) as refused:
+            client.delete_job("job_1")
+    assert refused.value.status == 403 and len(calls) == 3
 
 
 def test_an_upload_in_one_go_is_never_repeated(tmp_path: Path) -> None:
