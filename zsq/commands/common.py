@@ -36,12 +36,12 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except ClientError as error:
             print_error(error)
+        except TimeoutError as error:  # an OSError too
+            print_error(ClientError(str(error)))
         except OSError as error:
             if error.filename is None:
                 raise
             print_error(ClientError(f"{error.filename}: {error.strerror}"))
-        except TimeoutError as error:
-            print_error(ClientError(str(error)))
         raise typer.Exit(1)
 
 
