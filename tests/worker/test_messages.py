@@ -7,13 +7,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from api.schemas.jobs import ProgressOut
 from core.context import PHASE_WEIGHTS, WEIGHTS_WITHOUT_TRAINING, Progress
 from store.watch_repository import Look
+from tests.generated import REPEATABLE
 from tests.worker.world import World
 from worker import lease, messages
 from worker.child import _progress as as_sent
@@ -100,7 +101,7 @@ NUMBERS = st.fixed_dictionaries(
 SAID = st.fixed_dictionaries({"phase": JSON, "progress": NUMBERS | JSON, "metrics": NUMBERS | JSON})
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(REPEATABLE, max_examples=200)
 @given(SAID | JSON)
 def test_whatever_passes_as_news_the_api_can_show(said: Any) -> None:
     found = News().read(messages.read(json.dumps(said).encode()))
