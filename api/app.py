@@ -41,6 +41,7 @@ from api.services.health import Health
 from api.services.watching import Hub
 from api.settings import ApiSettings
 from api.shutdown import told_to_stop
+from api.tus_version import TusVersion
 from store import tracing
 from store.blobs import make_blobs
 from store.database import Database
@@ -119,6 +120,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     cors.install(app, settings)
     app.add_middleware(OwnPages, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings)
+    app.add_middleware(TusVersion)
     work = (checkpoints, datasets, resumable, jobs, events, artifacts, webhooks)
     for routes in (*work, limits, catalogue, health, metrics, web):
         app.include_router(routes.router)

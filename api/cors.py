@@ -10,7 +10,7 @@ from api.settings import ApiSettings
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SENT = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-ID", "traceparent"),
-    *("If-Match", "If-None-Match", "If-Range", "Range"),
+    *("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range"),
     *("Tus-Resumable", "Upload-Checksum", "Upload-Length"),
     *("Upload-Metadata", "Upload-Offset", "X-HTTP-Method-Override"),
 )

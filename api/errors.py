@@ -11,6 +11,7 @@
     ├── OffsetMismatch           409  a resumable upload goes on elsewhere
     ├── MalformedRequest         400
     ├── UnsupportedTusVersion    412
+    ├── PreconditionFailed       412  If-Match or If-Unmodified-Since does not hold
     ├── ChecksumMismatch         460  tus's own: the bytes are not those that were announced
     ├── PayloadTooLarge          413
     │   └── QuotaExceeded        413  with what is used and what is allowed
@@ -144,6 +145,10 @@ class UnsupportedTusVersion(ApiError):
     code = "unsupported_tus_version"
 
 
+class PreconditionFailed(ApiError):
+    code = "precondition_failed"
+
+
 class ChecksumMismatch(ApiError):
     code = "checksum_mismatch"
 
@@ -202,6 +207,7 @@ STATUS: Mapping[type[Exception], int] = {
     NotReady: HTTPStatus.CONFLICT,
     OffsetMismatch: HTTPStatus.CONFLICT,
     UnsupportedTusVersion: HTTPStatus.PRECONDITION_FAILED,
+    PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     ChecksumMismatch: 460,
     MalformedRequest: HTTPStatus.BAD_REQUEST,
     PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

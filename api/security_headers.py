@@ -23,7 +23,7 @@ _ALWAYS = {
 
 
 class SecurityHeaders:
-    """Outermost of ours, so that refusals and failures carry them too. Headers that a route set stay."""
+    """Outside of what answers, so that refusals and failures have them too. Headers that a route set stay."""
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         self._app = app

@@ -24,6 +24,8 @@ from worker.transfers import Guarded, Interrupted, Transfers, answers
 log = logging.getLogger(__name__)
 
 MAX_COMPLAINTS = 5
+# From one to the next, but for the last. Less than core ever leaves: who keeps without end is to cost little.
+LEAST_SECONDS = 1.0
 _CHUNK_BYTES = 1 << 20
 
 
@@ -91,14 +93,18 @@ class Keeper:
             self._remove(skipped)
 
     def _run(self) -> None:
+        rest = 0.0
         while True:
             with self._changed:
+                self._changed.wait_for(lambda: self._ending, rest)
                 self._changed.wait_for(lambda: self._offered is not None or self._ending)
                 path, self._offered = self._offered, None
             if path is None:
                 return
+            rest = 0.0
             try:
                 self._store(path)
+                rest = LEAST_SECONDS
             except _Useless:
                 log.debug("%s: a state that is not needed any more is not kept", self._claim.job.id)
             except Interrupted as interrupted:

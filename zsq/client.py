@@ -32,6 +32,8 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 FIRST_POLL, LONGEST_POLL = 0.2, 5.0
 # What takes longer than a moment to send is worth going on with.
 RESUMABLE_BYTES = 64 << 20
+# Seconds; a server that is restarted is back by then.
+PATIENCE = 60.0
 
 
 class Client:
@@ -40,8 +42,8 @@ class Client:
     `api_key` defaults to `ZSQ_API_KEY`; servers on loopback need none by default.
 
     Every call raises `zsq.errors.ApiError` when the server refuses, `ConnectionLost` when it does not
-    answer. `patience`: for how many seconds in a row `wait`, `events`, `download` and
-    resumable uploads put up with no answer.
+    answer. `patience`: for how many seconds in a row whatever only reads, as `wait`, `events`, `report` and
+    `download` do, and resumable uploads put up with no answer.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Client:
         base_url: str | None = None,
         *,
         api_key: str | None = None,
-        patience: float = 60.0,
+        patience: float = PATIENCE,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
@@ -201,8 +203,9 @@ class Client:
 
     def webhook_secret(self, *, renewed: bool = False) -> str:
         """What webhooks are signed with, as libraries of standardwebhooks.com take it."""
-        method = "POST" if renewed else "GET"
-        return str(self._transport.call(method, "/v1/webhooks/secret").json()["secret"])
+        path = "/v1/webhooks/secret"
+        found = self._transport.call("POST", path).json() if renewed else self._get(path)
+        return str(found["secret"])
 
     def job(self, job_id: str) -> Job:
         return Job.from_json(self._get(f"/v1/jobs/{job_id}"))
@@ -300,13 +303,13 @@ class Client:
     # --- the calls underneath ----------------------------------------------------------------
 
     def _get(self, path: str) -> dict[str, Any]:
-        body: dict[str, Any] = self._transport.call("GET", path).json()
+        body: dict[str, Any] = self._transport.call("GET", path, patience=self.patience).json()
         return body
 
     def _pages(self, path: str, filters: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
         query = {name: value for name, value in filters.items() if value is not None}
         while True:
-            page = self._transport.call("GET", path, params=query).json()
+            page = self._transport.call("GET", path, params=query, patience=self.patience).json()
             yield from page["items"]
             if not page.get("next"):
                 return

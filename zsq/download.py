@@ -50,7 +50,9 @@ def download(
 
 
 def _parts(target: Path) -> list[Path]:
-    return sorted(p for p in target.parent.glob("*.part") if p.name.startswith(f"{target.name}."))
+    """Of this file alone: what others are called like it is not ours to delete."""
+    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{64}\.part")
+    return sorted(p for p in target.parent.glob("*.part") if ours.fullmatch(p.name))
 
 
 def _arrived(target: Path) -> int:

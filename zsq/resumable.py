@@ -80,7 +80,7 @@ class _Sending:
 
     def run(self) -> str:
         """Sends until the server names what has become of the file."""
-        offset, give_up = 0, time.monotonic() + self._patience
+        offset, furthest, give_up = 0, 0, time.monotonic() + self._patience
         while True:
             before = offset
             try:
@@ -88,8 +88,8 @@ class _Sending:
                 offset = int(answer.headers["upload-offset"])
                 if "zsq-resource" in answer.headers:
                     return str(answer.headers["zsq-resource"])
-                if offset == before:  # all is there, and being joined for another request
-                    self._transport.sleep(0.2)
+                if offset <= before:  # all may be there, and be joined for another request
+                    raise ConnectionLost(f"{self._transport.base_url} takes no more of {self._url}.")
             except ConnectionLost:
                 if time.monotonic() > give_up:
                     raise
@@ -98,8 +98,8 @@ class _Sending:
                 if error.status not in _LOOK_AGAIN or time.monotonic() > give_up:
                     raise
                 offset = self._where()
-            if offset > before:
-                give_up = time.monotonic() + self._patience
+            if offset > furthest:
+                furthest, give_up = offset, time.monotonic() + self._patience
                 if self._on_bytes:
                     self._on_bytes(offset, self._total)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Self
 
 import httpx
@@ -67,15 +67,14 @@ class Transport:
         self._http.close()
 
     def call(self, method: str, path: str, *, patience: float = 0.0, **options: Any) -> httpx.Response:
-        """Sends, and returns the 2xx answer. With `patience` the call must be safe to repeat.
+        """Sends, and returns the 2xx answer. With `patience` the call must be safe to repeat, and is
+        repeated too when its answer breaks off.
 
         Raises `ApiError` for a problem, `ConnectionLost` when no one answered in time.
         """
-        with self.stream(method, path, patience=patience, **options) as response:
-            try:
-                response.read()
-            except httpx.TransportError as error:
-                raise self.lost(error) from error
+        with closing(self._send(method, path, patience, options, whole=True)) as response:
+            if response.is_error:
+                raise self._problem(response)
         return response
 
     @contextmanager
@@ -83,7 +82,7 @@ class Transport:
         self, method: str, path: str, *, patience: float = 0.0, **options: Any
     ) -> Iterator[httpx.Response]:
         """As `call`, but the body is left to be read. Losses while it is read are the caller's."""
-        response = self._send(method, path, patience, options)
+        response = self._send(method, path, patience, options, whole=False)
         try:
             if response.is_error:
                 raise self._problem(response)
@@ -91,7 +90,9 @@ class Transport:
         finally:
             response.close()
 
-    def _send(self, method: str, path: str, patience: float, options: dict[str, Any]) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, patience: float, options: dict[str, Any], *, whole: bool
+    ) -> httpx.Response:
         give_up = time.monotonic() + patience
         delay = FIRST_DELAY
         while True:
@@ -99,7 +100,7 @@ class Transport:
             try:
                 response = self._http.send(self._http.build_request(method, path, **options), stream=True)
                 if response.status_code not in PASSING or time.monotonic() + wait > give_up:
-                    return response
+                    return _read(response) if whole else response
                 wait = min(retry_after(response) or delay, LONGEST_DELAY)
                 response.close()
             except httpx.TransportError as error:
@@ -126,3 +127,14 @@ class Transport:
             return error
         why = "The API key that was sent is not good there." if self._has_key else "No API key was sent."
         return ApiError(error.status, error.code, f"{self.base_url} refused: {why} {_GET_A_KEY}")
+
+
+def _read(response: httpx.Response) -> httpx.Response:
+    """Of a refusal the status is enough, should the rest be lost."""
+    try:
+        if response.is_success:
+            response.read()
+    except httpx.TransportError:
+        response.close()
+        raise
+    return response

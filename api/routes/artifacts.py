@@ -27,14 +27,14 @@ def list_artifacts(id: IdPath, caller: CallerDep, resources: ResourcesDep) -> Pa
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The file."},
         206: {"content": {"application/octet-stream": {}}, "description": "The ranges asked for."},
-        304: {"description": "Unchanged: `If-None-Match` names it."},
-        **problems(404, 409, 416),
+        304: {"description": "Unchanged: `If-None-Match` names it, or `If-Modified-Since` is not before it."},
+        **problems(404, 409, 412, 416),
     },
 )
 def get_artifact(
     id: IdPath, name: str, request: Request, caller: CallerDep, resources: ResourcesDep
 ) -> Response:
-    """The file. Its ETag is its sha256; `Range`, `If-Range` and `If-None-Match` are honoured."""
+    """The file. Its ETag is its sha256; ranges and preconditions are honoured as RFC 9110 says."""
     with resources.database.read() as work:
         found = jobs.artifact(work, caller, id, name)
     return download(request, resources.blobs, found)

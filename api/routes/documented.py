@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import Header, Query
+from fastapi import Depends, Header, Query, Request
 from pydantic import AfterValidator, BaseModel
 
 from api.errors import MalformedRequest, NotFound, Problem, phrase_of
@@ -29,7 +29,7 @@ def _key(text: str | None) -> str | None:
     return text
 
 
-IdempotencyKeyHeader = Annotated[
+_IdempotencyKey = Annotated[
     str | None,
     Header(
         description="1 to 255 printable characters of your choice. For a time (ZSQ_IDEMPOTENCY_HOURS, a day "
@@ -38,6 +38,15 @@ IdempotencyKeyHeader = Annotated[
     ),
     AfterValidator(_key),
 ]
+
+
+async def _one_key(request: Request, idempotency_key: _IdempotencyKey = None) -> str | None:
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise MalformedRequest("A request has one Idempotency-Key at most.")
+    return idempotency_key
+
+
+IdempotencyKeyDep = Annotated[str | None, Depends(_one_key)]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

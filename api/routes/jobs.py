@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from api.deps import CallerDep, ResourcesDep
 from api.errors import UnsupportedMediaType
-from api.routes.documented import After, IdempotencyKeyHeader, IdPath, Limit, problems, streamed
+from api.routes.documented import After, IdempotencyKeyDep, IdPath, Limit, problems, streamed
 from api.schemas.common import Page
 from api.schemas.jobs import Id, JobOut, JobRequest, QuantizeFields, Status, SubmittedJob
 from api.services import jobs
@@ -66,7 +66,7 @@ _SUBMITTED: dict[int | str, dict[str, Any]] = {
     dependencies=[Depends(_json_only)],
 )
 def submit_job(
-    body: JobRequest, caller: CallerDep, resources: ResourcesDep, idempotency_key: IdempotencyKeyHeader = None
+    body: JobRequest, caller: CallerDep, resources: ResourcesDep, idempotency_key: IdempotencyKeyDep
 ) -> Response:
     """Queues a job. On a pending checkpoint or dataset it waits until that is ready."""
     return _answered(jobs.submit(resources, caller, body, idempotency_key))
@@ -83,7 +83,7 @@ async def quantize(
     request: Request,
     caller: CallerDep,
     resources: ResourcesDep,
-    idempotency_key: IdempotencyKeyHeader = None,
+    idempotency_key: IdempotencyKeyDep,
 ) -> Response:
     """One shot: uploads a checkpoint, and a dataset if one is given, and queues a job on them."""
     limit = settings_of(request).max_upload_bytes

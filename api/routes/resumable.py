@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from api.deps import Caller, CallerDep, Resources, ResourcesDep
 from api.drain import draining
-from api.errors import ApiError, PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
+from api.errors import PayloadTooLarge, UnsupportedMediaType, UnsupportedTusVersion
 from api.routes.documented import After, IdPath, Limit, header_parameters, problems
 from api.schemas.common import Page
 from api.schemas.resumable import PartialUploadOut
@@ -24,33 +22,17 @@ from api.services.quota import admitted
 from api.services.receive import BROKEN_OFF, pump, refuse_encoded
 from api.services.writing import writers
 from api.settings import settings_of
+from api.tus_version import PREFIX
 from store.tables import PartialUpload
 
-_RESUMABLE = {"Tus-Resumable": tus.VERSION}
 
-
-class TusRoute(APIRoute):
-    """Every answer names the protocol's version, and every request must, but those that only ask."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def versioned(request: Request) -> Response:
-            try:
-                asked = request.headers.get("tus-resumable")
-                exempt = request.method in ("OPTIONS", "GET") or _overrides_nothing(request)
-                if asked != tus.VERSION and not exempt:
-                    raise UnsupportedTusVersion(
-                        f"Tus-Resumable must be {tus.VERSION}.", headers={"Tus-Version": tus.VERSION}
-                    )
-                response = await handle(request)
-            except (ApiError, HTTPException) as error:
-                error.headers = {**(error.headers or {}), **_RESUMABLE}
-                raise
-            response.headers.update(_RESUMABLE)
-            return response
-
-        return versioned
+async def _same_version(request: Request) -> None:
+    """Every request must name the protocol's version, but those that only ask."""
+    exempt = request.method in ("OPTIONS", "GET") or _overrides_nothing(request)
+    if request.headers.get("tus-resumable") != tus.VERSION and not exempt:
+        raise UnsupportedTusVersion(
+            f"Tus-Resumable must be {tus.VERSION}.", headers={"Tus-Version": tus.VERSION}
+        )
 
 
 def _overrides_nothing(request: Request) -> bool:
@@ -59,7 +41,7 @@ def _overrides_nothing(request: Request) -> bool:
     return request.method == "POST" and "id" in request.path_params and named is None
 
 
-router = APIRouter(prefix="/v1/uploads", tags=["resumable uploads"], route_class=TusRoute)
+router = APIRouter(prefix=PREFIX, tags=["resumable uploads"], dependencies=[Depends(_same_version)])
 
 _PART = {"requestBody": {"content": {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
 _VERSION = {"Tus-Resumable": f"`{tus.VERSION}`."}
@@ -125,7 +107,7 @@ async def create_upload(request: Request, caller: CallerDep, resources: Resource
         except Exception:  # without the answer nobody learns its address
             await run_sync(resumable.terminate, resources, caller, row.id)
             raise
-    headers = {"Location": f"/v1/uploads/{row.id}", **_progress(row)}
+    headers = {"Location": f"{PREFIX}/{row.id}", **_progress(row)}
     return Response(status_code=HTTPStatus.CREATED, headers=headers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -13,13 +13,14 @@ from anyio.to_thread import run_sync
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.services.conditions import is_unchanged
 from api.services.ranges import asked_range
 from store.blobs import BlobStore
 from store.tables import Artifact
 
 
 def download(request: Request, blobs: BlobStore, file: Artifact) -> Response:
-    """Raises BlobMissing and Unavailable before any byte is sent, and RangeNotSatisfiable."""
+    """Before any byte is sent raises BlobMissing, Unavailable, PreconditionFailed, RangeNotSatisfiable."""
     etag, modified = f'"{file.blob_sha256}"', format_datetime(file.created_at, usegmt=True)
     headers = {
         "ETag": etag,
@@ -27,11 +28,11 @@ def download(request: Request, blobs: BlobStore, file: Artifact) -> Response:
         "Cache-Control": "private, max-age=31536000, immutable",
         "X-Content-Type-Options": "nosniff",
     }
-    if _matches(etag, request.headers.getlist("if-none-match")):
+    if is_unchanged(request.headers, etag, file.created_at):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    # If-Range compares strongly; where it names another file, all of this one is sent.
-    same = request.headers.get("if-range", etag) in (etag, modified)
-    part = asked_range(request.headers.get("range"), file.bytes) if same else None
+    # Ranges are for GET. If-Range compares strongly; where it names another file, all of this one is sent.
+    partly = request.method == "GET" and request.headers.get("if-range", etag) in (etag, modified)
+    part = asked_range(request.headers.get("range"), file.bytes) if partly else None
     start, stop = part or (0, file.bytes)
     status = HTTPStatus.OK
     headers |= {
@@ -62,9 +63,3 @@ def _attachment(name: str) -> str:
     quoted = quote(name)
     plain = quoted == name
     return f'attachment; filename="{name}"' if plain else f"attachment; filename*=utf-8''{quoted}"
-
-
-def _matches(etag: str, headers: Sequence[str]) -> bool:
-    """If-None-Match compares weakly: `W/` makes no difference."""
-    asked = [each.strip().removeprefix("W/") for header in headers for each in header.split(",")]
-    return etag in asked or "*" in asked

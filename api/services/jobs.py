@@ -193,11 +193,17 @@ def delete(resources: Resources, caller: Caller, id: str) -> None:
 
 
 def report(work: UnitOfWork, caller: Caller, id: str) -> JsonObject:
-    return work.jobs.report(_succeeded(work, caller, id).id) or {}
+    found = work.jobs.report(_succeeded(work, caller, id).id)
+    if found is None:  # deleted since
+        raise not_found("job", id)
+    return found
 
 
 def artifacts(work: UnitOfWork, caller: Caller, id: str) -> Sequence[Artifact]:
-    return work.artifacts.of_job(_succeeded(work, caller, id).id)
+    found = work.artifacts.of_job(_succeeded(work, caller, id).id)
+    if not found:
+        find(work, caller, id)  # unless it was deleted since
+    return found
 
 
 def artifact(work: UnitOfWork, caller: Caller, id: str, name: str) -> Artifact:

@@ -14,7 +14,11 @@ _MAX_FIELD_BYTES = 64 << 10
 
 
 class FormReader:
-    """Push parser: `feed` it the body in any pieces, then `finish`; `fields` and `files` hold the result."""
+    """Push parser: `feed` it the body in any pieces, then `finish`; `fields` and `files` hold the result.
+
+    A file may hold `max_bytes`, and all else in the body (fields, headers, what stands behind the last
+    boundary) as much as the fields may, each at its longest.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,8 @@ class FormReader:
         self._file_fields = file_fields
         self._open_file = open_file
         self._max_bytes = max_bytes
+        self._max_beside = _MAX_FIELD_BYTES * (len(text_fields) + len(file_fields))
+        self._fed = 0
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._name = ""
@@ -46,6 +52,9 @@ class FormReader:
             self._parser.write(data)
         except FormParserError as error:
             raise MalformedRequest(f"The multipart body is malformed: {error}.") from None
+        self._fed += len(data)
+        if self._fed - sum(writer.size for writer in self.files.values()) > self._max_beside:
+            raise PayloadTooLarge(f"Beside its files a form may hold {self._max_beside} bytes.")
 
     def finish(self) -> None:
         if not self._ended:

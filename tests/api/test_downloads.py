@@ -121,8 +121,14 @@ def test_a_broken_download_goes_on_with_the_same_bytes(served: Served) -> None:
 def test_a_part_is_just_that(served: Served, asked: str, part: bytes) -> None:
     response = httpx.get(served.file, headers={"range": asked})
     assert response.status_code == 206 and response.content == part
-    head = httpx.head(served.file, headers={"range": asked})
-    assert dict(head.headers) | OWN == dict(response.headers) | OWN
+
+
+def test_a_part_is_for_get_alone(served: Served) -> None:
+    whole = httpx.head(served.file)
+    assert whole.headers["content-length"] == str(len(FILE))
+    for asked in ("bytes=-7", f"bytes={len(FILE)}-"):
+        head = httpx.head(served.file, headers={"range": asked})
+        assert head.status_code == 200 and dict(head.headers) | OWN == dict(whole.headers) | OWN
 
 
 def test_the_client_goes_on_over_a_line_that_breaks(served: Served, tmp_path: Path) -> None:

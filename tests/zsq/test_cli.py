@@ -201,6 +201,18 @@ def test_an_earlier_job_that_computes_the_same_is_named(fake: Fake, tmp_path: Pa
     assert json.loads(fake.bodies["/v1/jobs"])["reuse"] is True
 
 
+def test_quantize_outlives_a_server_that_is_away_when_the_job_has_ended(fake: Fake, tmp_path: Path) -> None:
+    away = (503, {"code": "service_unavailable"})
+    fake.answers = {
+        ("POST", "/v1/jobs"): [(202, job("queued"))],
+        ("GET", "/v1/jobs/job_1"): [(200, job("succeeded"))],
+        ("GET", "/v1/jobs/job_1/artifacts"): [away, (200, {"items": []})],
+        ("GET", "/v1/jobs/job_1/report"): [away, (200, REPORT)],
+    }
+    result = run("quantize", "ckpt_1", "--out", str(tmp_path))
+    assert result.exit_code == 0 and "69.54 %" in result.output
+
+
 def test_a_file_without_architecture_is_a_usage_error(fake: Fake, tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()
     result = run("quantize", str(tmp_path / "a.pt"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,30 @@ def test_wait_outlives_lost_connections_and_a_restarting_server() -> None:
     assert ended.status == "succeeded" and looks == ["queued", "running", "succeeded"]
 
 
+def test_whatever_only_reads_outlives_a_restarting_server() -> None:
+    answers: dict[str, Any] = {
+        "/v1/jobs/job_1": job("succeeded"),
+        "/v1/jobs/job_1/report": {"accuracy": {}},
+        "/v1/jobs/job_1/artifacts": {"items": [{"name": "model.onnx"}]},
+        "/v1/jobs": {"items": [job()], "next": None},
+        "/v1/webhooks/secret": {"secret": "whsec_1"},
+    }
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if asked.count(request.url.path) == 1:
+            return httpx.Response(503, json={"code": "service_unavailable"}, headers={"retry-after": "2"})
+        return httpx.Response(200, json=answers[request.url.path])
+
+    with client_of(handler) as client:
+        assert client.result("job_1") == {"accuracy": {}}
+        assert [artifact.name for artifact in client.artifacts("job_1")] == ["model.onnx"]
+        assert [found.id for found in client.jobs()] == ["job_1"]
+        assert client.webhook_secret() == "whsec_1"
+    assert sorted(asked) == sorted([*answers, *answers])
+
+
 def test_wait_pauses_as_the_server_asks_and_backs_off_otherwise() -> None:
     answers = [httpx.Response(200, json=job(), headers={"retry-after": "1.5"})]
     answers += [httpx.Response(200, json=job()) for _ in range(12)]
@@ -192,6 +216,48 @@ def test_a_submission_that_was_lost_is_sent_again_under_its_key() -> None:
         client.submit("ckpt_1", bits="w4a4")
         client.submit("ckpt_1", bits="w4a4", idempotency_key="mine")
     assert keys[3] != keys[0] and keys[4] == "mine"
+
+
+class BreaksOff(httpx.SyncByteStream):
+    """A body that is lost behind its headers."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"id": '
+        raise httpx.ReadError("reset")
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again() -> None:
+    keys: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers.get("idempotency-key"))
+        if len(keys) % 3:
+            return httpx.Response(200, stream=BreaksOff())
+        return httpx.Response(200, json=job("succeeded"))
+
+    with client_of(handler) as client:
+        assert client.submit("ckpt_1", bits="w4a4").id == "job_1"
+        assert len(keys) == 3 and len(set(keys)) == 1 and keys[0] is not None
+        assert client.wait("job_1").ended and client.job("job_1").ended
+        assert len(keys) == 9
+
+
+def test_an_answer_that_breaks_off_again_and_again_is_a_lost_connection(tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_bytes(b"weights")
+    calls: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request.url.path)
+        return httpx.Response(403 if request.method == "DELETE" else 201, stream=BreaksOff())
+
+    with client_of(handler, patience=0.0) as client:
+        with pytest.raises(ConnectionLost, match="reset"):
+            client.job("job_1")
+        with pytest.raises(ConnectionLost, match="reset"):
+            client.upload_checkpoint(tmp_path / "network.pt", "cifar/resnet8")
+        with pytest.raises(ApiError) as refused:
+            client.delete_job("job_1")
+    assert refused.value.status == 403 and len(calls) == 3
 
 
 def test_an_upload_in_one_go_is_never_repeated(tmp_path: Path) -> None:

@@ -110,6 +110,15 @@ def test_another_file_by_now_is_fetched_from_its_start(
     assert (tmp_path / "model.onnx").read_bytes() == BODY and len(list(tmp_path.iterdir())) == 1
 
 
+def test_other_peoples_files_stay(client: Client, tmp_path: Path) -> None:
+    others = ("model.mine.part", "model.part", f"model.onnx.{'0' * 64}.part", f"modelx{'0' * 64}.part")
+    for name in others:
+        (tmp_path / name).write_bytes(b"not ours")
+    client.download("job_1", "model", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["model", *others])
+    assert {(tmp_path / name).read_bytes() for name in others} == {b"not ours"}
+
+
 def test_a_part_with_every_byte_is_fetched_anew(server: Server, client: Client, tmp_path: Path) -> None:
     (tmp_path / f"model.onnx.{server.sha256}.part").write_bytes(BODY)
     client.download("job_1", "model.onnx", tmp_path)

@@ -125,6 +125,43 @@ def test_a_server_that_stays_away_is_given_up(served: Served, file: Path) -> Non
         upload(served, network, file, patience=0.0)
 
 
+@pytest.mark.parametrize("taken", [[5], [5, 3], [0]], ids=["never joins", "forgets", "takes nothing"])
+def test_a_server_that_gets_no_further_is_given_up(file: Path, taken: list[int]) -> None:
+    file.write_bytes(b"12345")
+    requests: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request.method)
+        assert len(requests) < 20_000
+        offset = taken[requests.count("PATCH") % len(taken) - 1]
+        headers = {"location": "/v1/uploads/up_1", "upload-offset": str(offset)}
+        return httpx.Response({"POST": 201, "HEAD": 200}.get(request.method, 204), headers=headers)
+
+    with Client("http://zsq.test", transport=httpx.MockTransport(answer), patience=0.05) as client:
+        client._transport.sleep = lambda seconds: None
+        with pytest.raises(ConnectionLost, match="takes no more"):
+            client.upload_checkpoint(file, "cifar/resnet20", resumable=True)
+    assert requests[-1] == "DELETE"
+
+
+def test_a_file_that_another_request_still_joins_is_waited_for(file: Path) -> None:
+    file.write_bytes(b"12345")
+    requests: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request.method)
+        headers = {"location": "/v1/uploads/up_1", "upload-offset": "5"}
+        if requests.count("PATCH") == 4:
+            headers["zsq-resource"] = "/v1/checkpoints/ckpt_1"
+        found = {"id": "ckpt_1", "state": "pending"}
+        return httpx.Response(201 if request.method == "POST" else 200, headers=headers, json=found)
+
+    with Client("http://zsq.test", transport=httpx.MockTransport(answer)) as client:
+        client._transport.sleep = lambda seconds: None
+        assert client.upload_checkpoint(file, "cifar/resnet20", resumable=True).id == "ckpt_1"
+    assert requests.count("PATCH") == 4 and "DELETE" not in requests
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "the disk"), httpx.ReadError("reset")])
 def test_what_breaks_off_is_given_up_there(served: Served, file: Path, error: BaseException) -> None:
     network = Network()

@@ -36,12 +36,12 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except ClientError as error:
             print_error(error)
+        except TimeoutError as error:  # an OSError too
+            print_error(ClientError(str(error)))
         except OSError as error:
             if error.filename is None:
                 raise
             print_error(ClientError(f"{error.filename}: {error.strerror}"))
-        except TimeoutError as error:
-            print_error(ClientError(str(error)))
         raise typer.Exit(1)
 
 
@@ -85,5 +85,6 @@ def failure_text(error: Failure | None) -> str:
     return f"{error.detail} ({error.code})" if error else ""
 
 
-def connect(server: str, api_key: str | None) -> Client:
-    return Client(server, api_key=api_key)
+def connect(server: str, api_key: str | None, *, patience: float = 0.0) -> Client:
+    """Without `patience` for a glance: that no one is there is said at once."""
+    return Client(server, api_key=api_key, patience=patience)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from zsq.client import DEFAULT_SERVER, Client
+from zsq.client import DEFAULT_SERVER, PATIENCE, Client
 from zsq.commands.common import (
     ApiKey,
     Json,
@@ -64,7 +64,7 @@ def show(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -
 @jobs.command("watch")
 def watch(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) -> None:
     """Follow a job until it ends; exits 0 only when it succeeded."""
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         job = follow(client, job_id)
         print_report(console(), client.report(job_id), job.method or "")
 
@@ -77,7 +77,7 @@ def events(
     api_key: ApiKey = None,
 ) -> None:
     """Print what happens to a job, as it happens until it ends: one JSON object a line, for programs."""
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         for event in client.events(job_id, after=after):
             typer.echo(json.dumps({"event": event.event, "id": event.id, **event.raw}))
 
@@ -121,7 +121,7 @@ def download(
     api_key: ApiKey = None,
 ) -> None:
     """Download a job's files; goes on where an earlier download stopped."""
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         for path in fetch(client, job_id, names or None, out):
             console().print(str(path), markup=False)
 

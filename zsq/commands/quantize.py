@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zsq.client import DEFAULT_SERVER, Client
+from zsq.client import DEFAULT_SERVER, PATIENCE, Client
 from zsq.commands.common import ApiKey, Server, connect
 from zsq.commands.jobs import fetch, follow
 from zsq.commands.uploads import (
@@ -75,7 +75,7 @@ def quantize(
 ) -> None:
     """Quantize a network without data: upload, wait, download model.onnx and report.json."""
     what = method_json(method, preset, iterations, seconds, option or [])
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         if Path(file).exists() or not file.startswith("ckpt_"):
             if architecture is None:
                 raise typer.BadParameter(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zsq.client import DEFAULT_SERVER
+from zsq.client import DEFAULT_SERVER, PATIENCE
 from zsq.commands.common import (
     ApiKey,
     Json,
@@ -93,7 +93,7 @@ def upload_checkpoint(
     api_key: ApiKey = None,
 ) -> None:
     """Upload a state dict (.pt, .pth, .safetensors) and print its id."""
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         found = client.upload_checkpoint(
             file,
             architecture,
@@ -118,7 +118,7 @@ def upload_dataset(
     api_key: ApiKey = None,
 ) -> None:
     """Upload labelled images (.npz with x and y, or a zip or tar of folders) and print the id."""
-    with connect(server, api_key) as client:
+    with connect(server, api_key, patience=PATIENCE) as client:
         found = client.upload_dataset(file, name=name, classes=class_names(classes), resumable=resumable)
     console().print(found.id)
 

@@ -73,6 +73,25 @@ def test_if_none_match_answers_304(api: Api, url: str) -> None:
     assert api.http.get(url, headers={"if-none-match": '"other"'}).status_code == 200
 
 
+def test_if_modified_since_answers_304_unless_if_none_match_says_otherwise(api: Api, url: str) -> None:
+    modified = api.http.head(url).headers["last-modified"]
+    response = api.http.get(url, headers={"if-modified-since": modified})
+    assert response.status_code == 304 and response.content == b""
+    assert response.headers["last-modified"] == modified
+    assert api.http.head(url, headers={"if-modified-since": modified}).status_code == 304
+    both = {"if-modified-since": modified, "if-none-match": '"other"'}
+    assert api.http.get(url, headers=both).status_code == 200
+
+
+def test_if_match_refuses_another_file_than_it_names(api: Api, url: str) -> None:
+    etag = api.http.head(url).headers["etag"]
+    assert api.http.get(url, headers={"if-match": etag}).content == MODEL
+    part = api.http.get(url, headers={"if-match": etag, "range": "bytes=0-9"})
+    assert part.status_code == 206 and part.content == MODEL[:10]
+    problem(api.http.get(url, headers={"if-match": '"other"'}), 412, "precondition_failed")
+    assert api.http.head(url, headers={"if-match": '"other"'}).status_code == 412
+
+
 def test_the_list_names_every_file(api: Api, url: str) -> None:
     [item] = api.http.get(url.removesuffix("/model.onnx")).json()["items"]
     assert (item["name"], item["bytes"], item["href"]) == ("model.onnx", len(MODEL), url)

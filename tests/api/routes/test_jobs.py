@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from store.errors import Unavailable
+from store.job_repository import JobRepository
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
+from store.tables import Job
 from tests.api.conftest import Api
 from tests.api.problems import problem
 from tests.store.rows import claim_job
@@ -358,3 +360,27 @@ def test_a_blob_store_that_is_away_does_not_keep_a_job(api: Api, monkeypatch: py
     assert api.http.delete(f"/v1/jobs/{id}").status_code == 204
     problem(api.http.get(f"/v1/jobs/{id}"), 404, "not_found")
     assert api.resources.blobs.exists(sha256), "the collector's to find"
+
+
+@pytest.mark.parametrize("path", ["report", "artifacts", "artifacts/model.onnx"])
+def test_a_job_that_is_deleted_while_it_is_looked_at_is_there_whole_or_not_at_all(
+    api_on: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    id, _ = api_on.succeeded_job()
+    url = f"/v1/jobs/{id}/{path}"
+    whole = api_on.http.get(url).content
+    of_owner = JobRepository.of_owner
+
+    def found_and_deleted(self: JobRepository, job_id: str, owner: str) -> Job | None:
+        found = of_owner(self, job_id, owner)
+        with api_on.database.write() as work:
+            work.jobs.delete(job_id)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobRepository, "of_owner", found_and_deleted)
+        response = api_on.http.get(url)
+    if response.is_success:  # SQLite reads as of one moment
+        assert response.content == whole
+    else:
+        problem(response, 404, "not_found")

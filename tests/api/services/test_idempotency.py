@@ -149,3 +149,14 @@ def test_owners_have_keys_of_their_own(api: Api) -> None:
         row = IdempotencyKey(owner="somebody else", key="k", fingerprint="x", status=202, response={"id": 1})
         work.idempotency.add(row)
     assert "idempotent-replayed" not in submit(api, ready(api), "k").headers
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/quantize"])
+def test_two_keys_on_one_request_are_refused(api: Api, path: str) -> None:
+    id = ready(api)
+    sent: Any = {"json": {"checkpoint_id": id, "bits": "w4a4"}}
+    if path == "/v1/quantize":
+        sent = {"files": {"file": b"weights"}, "data": FORM}
+    headers = [("Idempotency-Key", "k1"), ("Idempotency-Key", "k2")]
+    problem(api.http.post(path, headers=headers, **sent), 400, "malformed_request")
+    assert jobs(api) == []
