@@ -32,6 +32,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
+    "prctl": (157, 167),
     "prlimit64": (302, 261),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -63,6 +64,8 @@ _SIGNALS_TO_ANYBODY = ("tkill", "pidfd_send_signal")
 _KERNEL = ("io_uring_setup", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl")
 _NAMESPACES = ("unshare", "setns", "mount")
 _SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+# It dies with the forkserver, and cannot take that back.
+_PR_SET_PDEATHSIG = 1
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 # SOCK_STREAM, with SOCK_NONBLOCK and SOCK_CLOEXEC or without. Of a pair for datagrams each end can still send
 # to any address.
@@ -117,6 +120,7 @@ def rules(machine: Machine, pid: int, local_sockets: bool) -> dict[int, Rule]:
         **dict.fromkeys(("prlimit64", *_SCHEDULING), itself),
         "setpriority": provided(0, _PRIO_PROCESS, only(1, [0, pid])),
         "ioprio_set": provided(0, _IOPRIO_WHO_PROCESS, only(1, [0, pid])),
+        "prctl": never(0, [_PR_SET_PDEATHSIG]),
         "fcntl": never(1, _FCNTL),
         "ioctl": never(1, _IOCTL),
     }

@@ -27,6 +27,7 @@ from core.context import RunContext
 from worker import seccomp
 
 PREFIX = "tests.worker.escapes:"
+PR_SET_PDEATHSIG = 1
 PTRACE_PEEKUSER = 3  # fails with ESRCH for a process that is not traced
 
 
@@ -69,6 +70,7 @@ def attempt(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
         "scheduler": lambda: os.sched_setscheduler(stranger, os.SCHED_OTHER, os.sched_param(0)),
         "parameters of the scheduler": lambda: os.sched_setparam(stranger, os.sched_param(0)),
         "attributes of the scheduler": lambda: _numbered("sched_setattr", stranger, None, 0),
+        "to outlive its worker": lambda: _libc("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0),
     }
     return {name: _went(actions[name]) for name in payload.get("names", actions)}
 
@@ -107,6 +109,15 @@ def offer_others_to_the_oom_killer(payload: dict[str, Any], context: RunContext)
     """Its worker, and its forkserver. What they have is left as it is."""
     pids = {"worker": payload["pid"], "forkserver": os.getppid(), "itself": os.getpid()}
     return {name: _went(lambda pid=pid: _rewrite(f"/proc/{pid}/oom_score_adj")) for name, pid in pids.items()}
+
+
+def cling(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Takes back that it dies with its forkserver, and hears nothing of its worker's end: no thread of its own
+    gets to run."""
+    _went(lambda: _libc("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0))
+    Path(payload["pid_file"]).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)
+    return {}
 
 
 def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
@@ -178,6 +189,7 @@ _RIGHTS: dict[str, Callable[[], object]] = {
     "affinity, by pid": lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)),
     "flags of a descriptor": lambda: fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL),
     "its own memory": lambda: Path("/proc/self/mem").open("rb").close(),
+    "a name by prctl": lambda: _libc("prctl", 15, b"zsq", 0, 0, 0),
     "its own name": lambda: Path("/proc/self/comm").write_text("zsq"),
 }
 

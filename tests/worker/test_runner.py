@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.worker.doubles import PREFIX
+from tests.worker.escapes import PREFIX as ESCAPES
 from tests.worker.waiting import wait_for
 from worker import forkserver
 from worker.child import Order
@@ -239,9 +240,10 @@ if __name__ == "__main__":
     assert '"PATH"' in ran.stdout
 
 
-@pytest.mark.parametrize("double", ["ignore_everything", "hog"])
-def test_a_killed_parent_leaves_neither_child_nor_forkserver(tmp_path: Path, double: str) -> None:
-    """Though the child sits in native code: the kernel ends it with its forkserver."""
+@pytest.mark.parametrize("entry", [PREFIX + "ignore_everything", PREFIX + "hog", ESCAPES + "cling"])
+def test_a_killed_parent_leaves_neither_child_nor_forkserver(tmp_path: Path, entry: str) -> None:
+    """Though the child sits in native code: the kernel ends it with its forkserver, also if it would rather
+    not have that."""
     pid_file = tmp_path / "pid"
     payload = {"pid_file": str(pid_file)}
     script = f"""
@@ -251,7 +253,7 @@ from worker.outcomes import Limit
 from worker.runner import run_child
 if __name__ == "__main__":
     run_child(
-        Order(entry={PREFIX + double!r}, payload={payload!r}, scratch=Path()),
+        Order(entry={entry!r}, payload={payload!r}, scratch=Path()),
         limit=Limit(600), grace_seconds=600, watch=lambda: None, on_progress=lambda news: None,
     )
 """

@@ -57,7 +57,7 @@ def test_a_child_gets_no_process_no_network_and_no_hold_on_others(port: int) -> 
     assert isinstance(outcome, Finished), outcome
     clone3 = outcome.value.pop("clone3")
     assert clone3 == "ENOSYS", "or libc would not try clone instead"
-    assert len(outcome.value) == 33
+    assert len(outcome.value) == 34
     assert set(outcome.value.values()) == {"EPERM"}, outcome.value
 
 
@@ -140,6 +140,10 @@ def test_a_way_around_the_numbers_kills() -> None:
         ("ioprio_set", (1, 4711, 0), True),
         ("ioprio_set", (1, 4712, 0), False),
         ("ioprio_set", (2, 0, 0), False),
+        ("prctl", (1, 0), False),
+        ("prctl", (2**32 | 1, 0), False),
+        ("prctl", (2, 0), True),
+        ("prctl", (15, 0), True),
         ("fcntl", (3, 4), True),
         ("fcntl", (3, 8, 4712), False),
         ("fcntl", (3, 15), False),
