@@ -19,6 +19,7 @@ import math
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ def main(connection: Connection, order: Order) -> None:
     show_memory()
     _volunteer_for_the_oom_killer()
     try:
+        if "worker.stripped" not in sys.modules:
+            # Its environment may hold secrets then, and a child is a copy of it.
+            raise ImportError("the forkserver could not import worker.stripped")
         confine(order.file_bytes, local_sockets=order.device != "cpu")
         # Not before: a thread keeps the privileges that it began with.
         threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
@@ -86,7 +90,7 @@ def main(connection: Connection, order: Order) -> None:
     except BaseException as error:
         found = file_too_large() if _is_of_file_limit(error) else describe(error)
         found["detail"] = found["detail"][:DETAIL_CHARACTERS]
-        if found["code"] == "internal_error":
+        if found["code"] in ("internal_error", "worker_broken"):
             log.exception("%s failed", order.entry)
         _send(connection, {"error": found})
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -23,7 +20,7 @@ from typing import Any
 from worker import child
 
 PRELOAD = [
-    "worker.undumpable",
+    "worker.stripped",
     "numpy",
     "torch",
     "torchvision",
@@ -34,16 +31,6 @@ PRELOAD = [
     "worker.entries",
 ]
 
-# The child needs no network and no database, so whatever looks like a key is kept from it.
-_SECRET = re.compile(
-    r"(_URL|_DSN|_HEADERS)$|^AWS_|^PG|SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY",
-    re.IGNORECASE,
-)
-
-# They bind OpenMP's threads to cores, by calls that name threads. A filter of system calls cannot tell
-# whose those are, so a child may not make them; and OpenMP, refused, would end it.
-_BINDING = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}
-
 # multiprocessing reads a child's exit status from a pipe without locking, and starting any child
 # polls all the others.
 _lock = threading.Lock()
@@ -51,11 +38,6 @@ _lock = threading.Lock()
 _DESCRIPTORS = "/proc/self/fd/"
 # The one that stands for the forkserver's socket.
 _socket: int | None = None
-
-
-def secrets(environment: dict[str, str]) -> set[str]:
-    """Names of the variables that a child must not see."""
-    return {name for name in environment if _SECRET.search(name)}
 
 
 def ensure_running() -> None:
@@ -89,13 +71,10 @@ def exit_code(process: BaseProcess) -> int | None:
 
 
 def _ensure_running() -> None:
-    # An idle OpenMP thread otherwise burns its core for 200 ms after each operator.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Python 3.11.0 would listen where a socket has no path, and any user may call (CVE-2022-42919).
     util.abstract_sockets_supported = False  # type: ignore[misc]
     _context().set_forkserver_preload(PRELOAD)
-    with _cleaned_environment():
-        forkserver.ensure_running()
+    forkserver.ensure_running()
     _hide_socket()
 
 
@@ -125,13 +104,3 @@ def _hide_socket() -> None:
 
 def _context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
-
-
-@contextmanager
-def _cleaned_environment() -> Iterator[None]:
-    unwanted = secrets(dict(os.environ)) | (_BINDING & os.environ.keys())
-    hidden = {name: os.environ.pop(name) for name in unwanted}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
