@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import Stopped, ZsqError
-from worker import child_log
+from worker import child_log, child_output
 from worker.failures import describe, file_too_large
 from worker.hardening import confine, met_file_limit, show_memory, survived_file_limit
 
@@ -71,8 +71,9 @@ class Order:
     deadline_field: str | None = None
 
 
-def main(connection: Connection, order: Order) -> None:
+def main(connection: Connection, output: Connection, order: Order) -> None:
     """The child's whole life."""
+    child_output.print_to(output)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
     child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worker import child
+from worker.child_output import ChildOutput
 
 PRELOAD = [
     "worker.stripped",
@@ -46,10 +47,13 @@ def ensure_running() -> None:
         _ensure_running()
 
 
-def start(order: child.Order) -> tuple[ForkServerProcess, Connection]:
-    """Forks a child for `order`; returns it and the parent's end of its pipe."""
+def start(order: child.Order) -> tuple[ForkServerProcess, Connection, ChildOutput]:
+    """Forks a child for `order`; returns it, the parent's end of its pipe, and what it prints."""
+    output = ChildOutput(order.scratch)
     ours, theirs = _context().Pipe(duplex=True)
-    process = _context().Process(target=child.main, args=(theirs, order), name="zsq-job", daemon=True)
+    printed = output.end()
+    arguments = theirs, printed, order
+    process = _context().Process(target=child.main, args=arguments, name="zsq-job", daemon=True)
     try:
         with _lock:
             _ensure_running()
@@ -58,11 +62,13 @@ def start(order: child.Order) -> tuple[ForkServerProcess, Connection]:
             _hide_socket()
     except BaseException:
         ours.close()
+        output.close()
         raise
     finally:
         # The child must hold the only other end: its death then ends the pipe.
         theirs.close()
-    return process, ours
+        printed.close()
+    return process, ours, output
 
 
 def exit_code(process: BaseProcess) -> int | None:

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 
 from worker import landlock, libc, seccomp
@@ -64,6 +64,7 @@ def confine(file_bytes: int | None, local_sockets: bool = False) -> None:
         drop_capabilities()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _let_go_of_the_forkserver()
+    _let_go_of_the_resource_tracker()
     landlock.install()
     seccomp.install(local_sockets)
 
@@ -112,3 +113,13 @@ def _let_go_of_the_forkserver() -> None:
     if alive is not None and alive._forkserver_alive_fd is not None:
         os.close(alive._forkserver_alive_fd)
         alive._forkserver_alive_fd = None
+
+
+def _let_go_of_the_resource_tracker() -> None:
+    """That process of the worker's is not confined: it removes what it is told to, and prints what it does
+    not understand where the worker logs. What this child says to it goes nowhere."""
+    pipe = getattr(resource_tracker._resource_tracker, "_fd", None)
+    if pipe is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, pipe, inheritable=False)
+        os.close(nowhere)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import fcntl
 import os
 import pickle
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,27 @@ def cling(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return {}
 
 
+def forge(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Prints `line`, and says it to the resource tracker, which prints what it does not understand; then
+    tells which of its descriptors are the file `log`."""
+    line = f"{payload['line']}\n".encode()
+    tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
+    for descriptor in (1, 2, tracker):
+        os.write(descriptor, line)
+    ctypes.CDLL(None).puts(line)
+    ctypes.CDLL(None).fflush(None)
+    opened = [Path(os.path.realpath(path)) for path in Path("/proc/self/fd").iterdir()]
+    return {"log": [str(path) for path in opened if path == Path(payload["log"])], "opened": len(opened)}
+
+
 def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     _libc("syscall", payload["number"])
+    return {}
+
+
+def crash(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    faulthandler.enable()
+    ctypes.string_at(0)
     return {}
 
 
