@@ -127,8 +127,10 @@ class JobClaims(JobMoves):
         Jobs whose lease ran out are canceled if that was asked, failed after `max_attempts` (those that a
         worker handed back do not count), else queued again.
         """
-        lost = (Job.status == "running", Job.lease_expires_at < now)
-        canceled = self._move("canceled", *lost, Job.cancel_requested_at.is_not(None), **ended())
+        silent = (Job.status == "running", Job.lease_expires_at < now)
+        canceled = self._move("canceled", *silent, Job.cancel_requested_at.is_not(None), **ended())
+        # Who asks for it only now is the next sweep's.
+        lost = (*silent, Job.cancel_requested_at.is_(None))
         exhausted = {
             "code": "attempts_exhausted",
             "detail": f"The worker was lost, and {max_attempts} attempts are all that a job gets.",

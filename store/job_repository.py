@@ -116,15 +116,19 @@ class JobRepository(JobClaims):
     def request_cancel(self, id: str) -> str | None:
         """The status after the request: a queued job is canceled at once, a running one is asked.
 
-        None when there is no such job. Raises AlreadyEnded.
+        Asking twice is no error. None when there is no such job. Raises AlreadyEnded when it succeeded or
+        failed.
         """
-        if self._move("canceled", Job.id == id, Job.status == "queued", **ended()):
+        # Held: else a job that its worker hands back meanwhile is neither of the two.
+        status = self._session.scalar(select(Job.status).where(Job.id == id).with_for_update())
+        if status == "queued":
+            self._move("canceled", Job.id == id, **ended())
             return "canceled"
-        asked = update(Job).where(Job.id == id, Job.status == "running", Job.cancel_requested_at.is_(None))
-        self._session.execute(asked.values(cancel_requested_at=utc_now(), updated_at=utc_now()))
-        status = self._session.scalar(select(Job.status).where(Job.id == id))
-        if status in ENDED:
-            raise AlreadyEnded(f"The job has already {status if status != 'canceled' else 'been canceled'}.")
+        if status == "running":
+            asked = update(Job).where(Job.id == id, Job.cancel_requested_at.is_(None))
+            self._session.execute(asked.values(cancel_requested_at=utc_now(), updated_at=utc_now()))
+        elif status in ENDED - {"canceled"}:
+            raise AlreadyEnded(f"The job has already {status}.")
         return status
 
     def delete(self, id: str) -> bool:
@@ -221,10 +225,16 @@ class JobRepository(JobClaims):
         return self._queue_again(id, fence, told, again)
 
     def _queue_again(self, id: str, fence: int, told: JsonObject, values: dict[str, Any]) -> str | None:
-        asked = Job.cancel_requested_at.is_not(None)
-        if self._move("canceled", *held(id, fence), asked, **ended()):
+        # Held: no cancel may come between the question and the move, nobody would hear of it.
+        query = select(Job.id, Job.cancel_requested_at).where(*held(id, fence)).with_for_update()
+        row = self._session.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.cancel_requested_at is not None:
+            self._move("canceled", *held(id, fence), **ended())
             return "canceled"
-        return "queued" if self._move("queued", *held(id, fence), told=told, **values) else None
+        self._move("queued", *held(id, fence), told=told, **values)
+        return "queued"
 
     # --- what the next attempt goes on from
 

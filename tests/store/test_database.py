@@ -60,7 +60,10 @@ def test_a_connection_that_idled_is_asked_before_it_is_used(
     on_postgres.ping()
 
 
-def test_one_lost_in_use_is_an_error_once(on_postgres: Database, postgres_url: str) -> None:
+def test_one_lost_in_use_is_an_error_once(
+    on_postgres: Database, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.database._FRESH_SECONDS", 600.0)
     with on_postgres.connect(), on_postgres.connect():
         pass  # two wait in the pool
     end_sessions(postgres_url)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from threading import Barrier
 from typing import Any
 
 import pytest
 from sqlalchemy import inspect
 
-from store.database import Database
+from store.database import Database, UnitOfWork
 from store.errors import AlreadyEnded
 from store.job_claims import Claim
 from store.tables import Artifact, Job, utc_now
@@ -166,8 +169,8 @@ def test_canceling_a_queued_job_ends_it_at_once(database: Database) -> None:
     id = queued_job(database)
     with database.write() as work:
         assert work.jobs.request_cancel(id) == "canceled"
-    with pytest.raises(AlreadyEnded), database.write() as work:
-        work.jobs.request_cancel(id)
+    with database.write() as work:
+        assert work.jobs.request_cancel(id) == "canceled"
     assert claim(database, id) is None
     assert statuses(database, id) == ["queued", "canceled"]
 
@@ -199,6 +202,66 @@ def test_a_job_handed_back_after_a_cancel_that_its_worker_had_not_heard_is_cance
         assert work.jobs.hand_back(id, fence, 1.0) == "canceled"
         assert work.jobs.hand_back(id, fence, 1.0) is None
     assert get_job(database, id).status == "canceled"
+
+
+def handed_back(work: UnitOfWork, claim: Claim) -> None:
+    work.jobs.hand_back(claim.job.id, claim.fence, 1.0)
+
+
+def retried(work: UnitOfWork, claim: Claim) -> None:
+    work.jobs.retry(claim.job.id, claim.fence, ERROR, 0.0, 1.0)
+
+
+def swept(work: UnitOfWork, claim: Claim) -> None:
+    work.jobs.sweep(utc_now() + timedelta(minutes=2), max_attempts=3)
+
+
+@pytest.mark.parametrize("again", [handed_back, retried, swept])
+def test_a_cancel_beside_a_requeue_is_neither_lost_nor_stuck(
+    database: Database, again: Callable[[UnitOfWork, Claim], None]
+) -> None:
+    def together(*changes: Callable[[UnitOfWork], object]) -> None:
+        barrier = Barrier(len(changes))
+
+        def change(how: Callable[[UnitOfWork], object]) -> None:
+            barrier.wait()
+            with database.write() as work:
+                how(work)
+
+        for done in [pool.submit(change, how) for how in changes]:
+            done.result()
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(30):
+            claim = claimed(database, queued_job(database))
+            id = claim.job.id
+            together(partial(again, claim=claim), lambda work, id=id: work.jobs.request_cancel(id))
+            if get_job(database, id).status == "running":  # asked after this sweep's look: the next one's
+                with database.write() as work:
+                    swept(work, claim)
+            assert get_job(database, id).status == "canceled"
+
+
+def test_two_who_cancel_at_once_are_both_obeyed(database: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            id, barrier = queued_job(database), Barrier(4)
+
+            def cancel(_: int, id: str = id, barrier: Barrier = barrier) -> str | None:
+                barrier.wait()
+                with database.write() as work:
+                    return work.jobs.request_cancel(id)
+
+            assert list(pool.map(cancel, range(4))) == ["canceled"] * 4
+            assert statuses(database, id) == ["queued", "canceled"]
+
+
+def test_what_has_succeeded_is_not_canceled(database: Database) -> None:
+    claim = claimed(database, queued_job(database))
+    with database.write() as work:
+        assert work.jobs.succeed(claim.job.id, claim.fence, {"version": 1}, [])
+    with pytest.raises(AlreadyEnded), database.write() as work:
+        work.jobs.request_cancel(claim.job.id)
 
 
 def test_a_job_handed_back_is_queued_without_traces(database: Database) -> None:
