@@ -80,31 +80,43 @@ class UploadRepository(Generic[UploadRow]):
         self._session.execute(delete(self.table).where(self.table.id == id))
         return True
 
-    def begin_inspection(self, id: str, max_attempts: int) -> bool:
-        """Counts an attempt. False when it is gone or decided, or has had `max_attempts`."""
-        allowed = (self.table.id == id, self.table.state == "pending", self.table.attempts < max_attempts)
-        counted = {"attempts": self.table.attempts + 1, "updated_at": utc_now()}
-        return changed_one(self._session.execute(update(self.table).where(*allowed).values(**counted)))
+    def begin_inspection(self, id: str, max_attempts: int) -> datetime | None:
+        """Counts an attempt and gives its mark. None when it is gone or decided, or has had `max_attempts`.
 
-    def end_inspection(self, id: str) -> None:
-        """It ended without a verdict, so the attempt does not count."""
-        pending = (self.table.id == id, self.table.state == "pending", self.table.attempts > 0)
-        self._session.execute(
-            update(self.table).where(*pending).values(attempts=self.table.attempts - 1, updated_at=utc_now())
-        )
+        The mark is `updated_at` as this inspection wrote it last. It holds until the upload is decided or
+        sent again or another inspection begins: counted attempts may come to the same number again.
+        """
+        now = utc_now()
+        allowed = (self.table.attempts < max_attempts,)
+        return now if self._change(id, *allowed, attempts=self.table.attempts + 1, updated_at=now) else None
 
-    def never_inspected(self, max_attempts: int, cutoff: datetime) -> list[str]:
-        """Ids of pending uploads whose attempts are spent, the last of them begun before `cutoff`."""
+    def keep_inspecting(self, id: str, mark: datetime) -> datetime | None:
+        """A sign of life, and the mark from now on. None when the mark does not hold any more."""
+        now = utc_now()
+        return now if self._change(id, self.table.updated_at == mark, updated_at=now) else None
+
+    def end_inspection(self, id: str, mark: datetime) -> None:
+        """It ended without a verdict, so the attempt does not count, if its mark holds."""
+        self._change(id, self.table.updated_at == mark, attempts=self.table.attempts - 1)
+
+    def never_inspected(self, max_attempts: int, cutoff: datetime) -> list[tuple[str, datetime]]:
+        """Pending uploads whose attempts are spent, without a sign of life since `cutoff`: ids and marks."""
         spent = (self.table.attempts >= max_attempts, self.table.updated_at < cutoff)
-        return list(self._session.scalars(select(self.table.id).where(self.table.state == "pending", *spent)))
+        query = select(self.table.id, self.table.updated_at).where(self.table.state == "pending", *spent)
+        return [(id, mark) for id, mark in self._session.execute(query)]
 
     def mark_ready(self, id: str, inspection: JsonObject) -> bool:
         """pending -> ready. False when it is gone or already decided."""
-        return self._decide(id, state="ready", inspection=inspection)
+        return self._change(id, state="ready", inspection=inspection)
 
-    def mark_rejected(self, id: str, error: JsonObject) -> bool:
-        """pending -> rejected. False when it is gone or already decided."""
-        return self._decide(id, state="rejected", error=error)
+    def mark_rejected(self, id: str, error: JsonObject, mark: datetime | None = None) -> bool:
+        """pending -> rejected. False when it is gone or already decided, or `mark` does not hold any more.
+
+        What is said of the content holds for ever; of what became of the bytes only with the mark, since
+        they may have been sent again.
+        """
+        holds = () if mark is None else (self.table.updated_at == mark,)
+        return self._change(id, *holds, state="rejected", error=error)
 
     def renew(self, held: UploadRow) -> None:
         """Its bytes have come once more: unless it is ready, it is inspected as if it were new."""
@@ -114,16 +126,19 @@ class UploadRepository(Generic[UploadRow]):
         # Who holds this row may wait for a lock that the transaction takes later: never write it only then.
         self._session.flush()
 
-    def _decide(self, id: str, **values: Any) -> bool:
-        row = (self.table.id == id, self.table.state == "pending")
-        return changed_one(
-            self._session.execute(update(self.table).where(*row).values(updated_at=utc_now(), **values))
-        )
-
-    def pending_since(self, cutoff: datetime) -> list[str]:
-        """Ids of uploads that still wait for inspection and were made before `cutoff`."""
-        query = select(self.table.id).where(self.table.state == "pending", self.table.created_at < cutoff)
+    def pending_since(self, made: datetime, alive: datetime) -> list[str]:
+        """Ids of pending uploads that nobody inspects: made before `made` and no inspection counted, or
+        without a sign of life since `alive`."""
+        unseen = (self.table.attempts == 0) & (self.table.created_at < made)
+        nobody = unseen | (self.table.updated_at < alive)
+        query = select(self.table.id).where(self.table.state == "pending", nobody)
         return list(self._session.scalars(query.order_by(self.table.id)))
+
+    def _change(self, id: str, *conditions: ColumnElement[bool], **values: Any) -> bool:
+        """Whether it was pending, and what else is asked for."""
+        pending = (self.table.id == id, self.table.state == "pending", *conditions)
+        values = {"updated_at": utc_now(), **values}
+        return changed_one(self._session.execute(update(self.table).where(*pending).values(**values)))
 
     def _used_by(self, id: str) -> ColumnElement[bool]:
         """Which jobs use this upload."""

@@ -12,9 +12,9 @@ from store.errors import StoreError
 from store.job_claims import Claim
 from store.naming import hold_blobs
 from store.tables import Artifact
-from worker import metrics, observe
+from worker import messages, metrics, observe
 from worker.child import Order
-from worker.failures import Failure, describe, from_around, machine_at_fault
+from worker.failures import Failure, describe, from_around, from_child, machine_at_fault
 from worker.fetching import Interrupted
 from worker.lease import Lease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
@@ -113,6 +113,8 @@ class Attempt:
                     on_progress=self._report,
                     on_saved=keeper.offer,
                 )
+            if isinstance(outcome, Finished) and not messages.is_quantized(outcome.value):
+                outcome = Failed(from_child({"detail": "The run ended with a result that is none."}))
             if not self._runs_again(outcome):
                 keeper.discard()
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 from typing import TypedDict
 
@@ -19,6 +20,7 @@ _MACHINE_ERRNOS = frozenset(
         *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
     )
 )
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Failure(TypedDict):
@@ -80,9 +82,9 @@ def machine_at_fault(found: Failure) -> bool:
 def from_child(data: object) -> Failure:
     """What a child says of its end. It is not trusted, so only the expected fields are read."""
     said = data if isinstance(data, dict) else {}
-    field = said.get("field")
+    code, field = said.get("code"), said.get("field")
     return failure(
-        str(said.get("code") or "internal_error")[:64],
+        code if isinstance(code, str) and _CODE.fullmatch(code) else "internal_error",
         str(said.get("detail") or "The run ended without saying why.")[:4000],
         retryable=said.get("retryable") is True,
         field=None if field is None else str(field)[:200],

@@ -6,11 +6,11 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from store.database import UnitOfWork
-from store.errors import BlobCorrupt, StoreError
+from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.logging import log_context
 from store.repositories import UploadRepository
 from store.tables import Checkpoint, Dataset, utc_now
@@ -18,6 +18,7 @@ from worker import metrics
 from worker.child import Order
 from worker.failures import Failure, describe, failure
 from worker.fetching import Inputs, Interrupted
+from worker.inspection_lease import InspectionLease
 from worker.outcomes import Failed, Finished, Limit, Outcome, Stop, Stopped
 from worker.runner import KILL_GRACE_SECONDS, run_child
 from worker.services import Services
@@ -61,20 +62,25 @@ def inspect(services: Services, kind_name: KindName, id: str, *, entry: str | No
     """
     kind = _KINDS[kind_name]
     with services.database.write() as work:
-        if not kind.rows(work).begin_inspection(id, services.settings.max_attempts):
+        mark = kind.rows(work).begin_inspection(id, services.settings.max_attempts)
+        if mark is None:
             return
         row = kind.rows(work).get(id)
         assert row is not None, "this transaction has just changed it"
+    lease = InspectionLease(services.database, kind.rows, id, mark, every=services.settings.heartbeat_seconds)
     with log_context(**{f"{kind_name}_id": id, "owner": row.owner}):
-        _inspect(services, kind_name, row, entry or kind.entry)
+        _inspect(services, kind_name, row, lease, entry or kind.entry)
 
 
-def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset, entry: str) -> None:
+def _inspect(
+    services: Services, kind_name: KindName, row: Checkpoint | Dataset, lease: InspectionLease, entry: str
+) -> None:
     kind, id = _KINDS[kind_name], row.id
     try:
-        outcome = _outcome(services, row, entry)
+        with lease:
+            outcome = _outcome(services, row, entry)
     except BaseException:
-        _end_without_verdict(services, kind, id)
+        _end_without_verdict(services, kind, id, lease.mark)
         raise
     if isinstance(outcome, Finished):
         with services.database.write() as work:
@@ -86,12 +92,12 @@ def _inspect(services: Services, kind_name: KindName, row: Checkpoint | Dataset,
         for job in waiting:
             services.queue.quantize(job.id, job.device)
     elif isinstance(outcome, Failed) and (why := _verdict(services.settings, row, outcome.failure)):
-        decided = _reject(services, kind_name, id, why)
-        verdict = "rejected" if decided else "deleted or decided meanwhile"
+        decided = _reject(services, kind_name, id, why, lease.mark if _is_of_the_bytes(why) else None)
+        verdict = "rejected" if decided else "deleted, decided or sent again meanwhile"
         log.info("%s: %s: %s: %s", id, verdict, why["code"], why["detail"])
     else:
         if not (isinstance(outcome, Failed) and _is_damaged(outcome.failure)):
-            _end_without_verdict(services, kind, id)
+            _end_without_verdict(services, kind, id, lease.mark)
         metrics.inspected(kind_name, "again")
         if isinstance(outcome, Failed):
             log.warning("%s: still pending: %s", id, outcome.failure["detail"])  # the sweep sends it again
@@ -110,9 +116,9 @@ def reject_never_inspected(services: Services) -> None:
     )
     for name, kind in _KINDS.items():
         with services.database.read() as work:
-            ids = kind.rows(work).never_inspected(tries, cutoff)
-        for id in ids:
-            if _reject(services, name, id, why):
+            found = kind.rows(work).never_inspected(tries, cutoff)
+        for id, mark in found:
+            if _reject(services, name, id, why, mark):
                 log.warning("%s: rejected: %d inspections of this %s had no verdict", id, tries, name)
 
 
@@ -122,18 +128,18 @@ def _longest(settings: WorkerSettings) -> float:
     return _CRASHES * one + settings.fetch_seconds
 
 
-def _reject(services: Services, kind_name: KindName, id: str, why: Failure) -> bool:
+def _reject(services: Services, kind_name: KindName, id: str, why: Failure, mark: datetime | None) -> bool:
     with services.database.write() as work:
-        decided = _KINDS[kind_name].rows(work).mark_rejected(id, dict(why))
+        decided = _KINDS[kind_name].rows(work).mark_rejected(id, dict(why), mark)
         work.jobs.fail_rejected()
     if decided:
         metrics.inspected(kind_name, "rejected")
     return decided
 
 
-def _end_without_verdict(services: Services, kind: _Kind, id: str) -> None:
+def _end_without_verdict(services: Services, kind: _Kind, id: str, mark: datetime) -> None:
     with services.database.write() as work:
-        kind.rows(work).end_inspection(id)
+        kind.rows(work).end_inspection(id, mark)
 
 
 def _outcome(services: Services, row: Checkpoint | Dataset, entry: str) -> Outcome:
@@ -163,6 +169,11 @@ def _verdict(settings: WorkerSettings, row: Checkpoint | Dataset, found: Failure
 
 def _is_damaged(found: Failure) -> bool:
     return found["code"] == BlobCorrupt.default_code
+
+
+def _is_of_the_bytes(why: Failure) -> bool:
+    """Of what has become of them, not of what they say: sending them again may have mended it."""
+    return why["code"] in (BlobCorrupt.default_code, BlobMissing.default_code)
 
 
 def _look(services: Services, row: Checkpoint | Dataset, entry: str, space: Workspace) -> Outcome:

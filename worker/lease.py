@@ -17,6 +17,9 @@ from store.database import Database
 from store.job_claims import Claim
 from store.job_repository import Beat
 
+# More changes of phase than a run has. Each is a transaction, and SQLite's are everybody's turn.
+PROMPT_PHASES = 20
+
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +37,7 @@ class Lease:
         self._every = every
         self._news: dict[str, Any] = {}
         self._news_lock = threading.Lock()
+        self._prompt = PROMPT_PHASES
         self._renewed = time.monotonic()
         # Seconds, and since when more are added; one attribute, since two threads read it.
         self._ran: tuple[float, float | None] = claim.job.ran_seconds, None
@@ -83,11 +87,13 @@ class Lease:
             self._ran = self.ran_seconds, None
 
     def report(self, news: dict[str, Any]) -> None:
-        """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase."""
+        """`phase`, `progress`, `metrics`: written with the next beat; at once for a new phase,
+        the first `PROMPT_PHASES` times."""
         with self._news_lock:
             new_phase = news.get("phase") not in (None, self._news.get("phase"))
             self._news.update({key: news[key] for key in ("phase", "progress", "metrics") if news.get(key)})
-        if new_phase:
+        if new_phase and self._prompt:
+            self._prompt -= 1
             self._wake.set()
 
     def beat(self) -> None:

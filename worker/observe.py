@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,10 @@ from store import tracing
 from store.logging import log_context
 from store.tables import Job
 from worker import metrics
+from worker.messages import PHASES
+
+# Of a report, beside the phases: the method's own time, and all of it.
+_TIMINGS = PHASES | {"method", "total"}
 
 
 class Phases:
@@ -20,7 +23,7 @@ class Phases:
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
         self._name: str | None = None
-        self._since = time.monotonic()
+        self._began = self._since = time.monotonic()
 
     def change(self, name: str | None) -> None:
         """The same name again changes nothing."""
@@ -32,8 +35,13 @@ class Phases:
         self._name, self._since = name, now
 
     def seconds(self, timings: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """By phase; `timings` of a report are the child's own, and more exact."""
-        own = {name: float(value) for name, value in (timings or {}).items() if _is_duration(value)}
+        """By phase; `timings` of a report are the child's own, and more exact; none is longer than all."""
+        whole = time.monotonic() - self._began
+        own = {
+            name: float(value)
+            for name, value in (timings or {}).items()
+            if name in _TIMINGS and _is_number(value) and 0 <= value <= whole
+        }
         return {**self._seconds, **own}
 
 
@@ -88,6 +96,5 @@ def attempt(job: Job) -> Iterator[Attempt]:
                 span.set_attribute("zsq.outcome", str(seen.outcome))
 
 
-def _is_duration(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -22,6 +22,8 @@ from worker.services import Services
 log = logging.getLogger(__name__)
 
 MAX_COMPLAINTS = 5
+# From one to the next, but for the last. Less than core ever leaves: who keeps without end is to cost little.
+LEAST_SECONDS = 1.0
 _CHUNK_BYTES = 1 << 20
 
 
@@ -82,14 +84,18 @@ class Keeper:
             self._remove(skipped)
 
     def _run(self) -> None:
+        rest = 0.0
         while True:
             with self._changed:
+                self._changed.wait_for(lambda: self._ending, rest)
                 self._changed.wait_for(lambda: self._offered is not None or self._ending)
                 path, self._offered = self._offered, None
             if path is None:
                 return
+            rest = 0.0
             try:
                 self._store(path)
+                rest = LEAST_SECONDS
             except Exception:  # a run goes on without it, and so does the next attempt
                 self._complain(path)
             self._remove(path)

@@ -53,7 +53,7 @@ def run_child(
     process, connection, output = forkserver.start(order)
     hearing = Hearing(connection, process.sentinel, order.entry)
     stopping: _Stopping | None = None
-    repeater = Repeater()
+    repeater, news = Repeater(), messages.News()
     try:
         while True:
             message = hearing.next(POLL_SECONDS)
@@ -72,7 +72,7 @@ def run_child(
             if isinstance(message, dict) and "log" in message:
                 repeater.repeat(message["log"])
             elif message is not None:
-                outcome = _interpret(message, stopping, on_progress, on_saved)
+                outcome = _interpret(message, stopping, lambda said: on_progress(news.read(said)), on_saved)
                 if outcome is not None:
                     return outcome
             reason = watch()
@@ -131,13 +131,13 @@ class _Stopping:
 def _interpret(
     message: Any,
     stopping: _Stopping | None,
-    on_progress: Callable[[dict[str, Any]], None],
+    on_progress: Callable[[object], None],
     on_saved: Callable[[object], None],
 ) -> Outcome | None:
     if not isinstance(message, dict):
         return Failed(failures.from_child(None))
     if "progress" in message:
-        on_progress(messages.news(message["progress"]))
+        on_progress(message["progress"])
         return None
     if "saved" in message:
         on_saved(message["saved"])

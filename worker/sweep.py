@@ -22,7 +22,7 @@ STALE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Reminders:
-    """Lets each id through once in `seconds`: an inspection that merely runs long is not sent again."""
+    """Lets each id through once in `seconds`: what cannot be inspected just now is not tried all the time."""
 
     seconds: float
     _sent: dict[str, float] = field(default_factory=dict)
@@ -101,11 +101,13 @@ def wake_workers(context: Sweep) -> None:
 
 
 def remind_of_inspections(context: Sweep) -> None:
-    services = context.services
-    cutoff = utc_now() - timedelta(seconds=context.stale_seconds)
+    """Sends for uploads whose message or worker seems lost. What is being inspected shows that it is."""
+    services, now = context.services, utc_now()
+    made = now - timedelta(seconds=context.stale_seconds)
+    alive = now - timedelta(seconds=services.store.lease_seconds)
     with services.database.read() as work:
-        checkpoints = work.checkpoints.pending_since(cutoff)
-        datasets = work.datasets.pending_since(cutoff)
+        checkpoints = work.checkpoints.pending_since(made, alive)
+        datasets = work.datasets.pending_since(made, alive)
     if (checkpoints or datasets) and context.waiting(CONTROL_QUEUE) == 0:
         for id in filter(context.reminders.due, checkpoints):
             services.queue.inspect_checkpoint(id)

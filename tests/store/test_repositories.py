@@ -48,14 +48,64 @@ def test_a_fingerprint_exists_once(database: Database) -> None:
 def test_an_upload_is_decided_once(database: Database) -> None:
     with database.write() as work:
         id = work.datasets.add(dataset(state="pending")).id
-        assert work.datasets.pending_since(utc_now() + timedelta(seconds=1)) == [id]
-        assert work.datasets.pending_since(utc_now() - timedelta(seconds=60)) == []
         assert work.datasets.mark_ready(id, {"images": 3})
         assert not work.datasets.mark_rejected(id, {"code": "invalid_dataset", "detail": ""})
         assert not work.datasets.mark_ready(id, {"images": 4})
     with database.read() as work:
         row = work.datasets.get(id, "local")
     assert row is not None and (row.state, row.inspection, row.error) == ("ready", {"images": 3}, None)
+
+
+def test_pending_uploads_are_those_that_nobody_inspects(database: Database) -> None:
+    past, future = utc_now() - timedelta(seconds=60), utc_now() + timedelta(seconds=60)
+    with database.write() as work:
+        id = work.datasets.add(dataset(state="pending")).id
+        assert work.datasets.pending_since(future, past) == [id]
+        assert work.datasets.pending_since(past, past) == [], "its message may be on its way"
+        mark = work.datasets.begin_inspection(id, 3)
+        assert mark is not None
+        assert work.datasets.pending_since(future, past) == [], "it is being inspected"
+        assert work.datasets.pending_since(past, future) == [id], "whoever inspects it gives no sign"
+        alive = work.datasets.keep_inspecting(id, mark)
+        assert alive is not None and alive > mark
+        assert work.datasets.pending_since(future, alive) == []
+        work.datasets.end_inspection(id, alive)
+        assert work.datasets.pending_since(future, past) == [id]
+
+
+@pytest.mark.parametrize(
+    "meanwhile", ["sent again", "begun by another", "shown alive", "sent again and begun"]
+)
+def test_a_mark_holds_until_something_has_happened(database: Database, meanwhile: str) -> None:
+    with database.write() as work:
+        id = work.checkpoints.add(checkpoint(state="pending")).id
+    with database.write() as work:
+        mark = work.checkpoints.begin_inspection(id, 2)
+        assert mark is not None
+    with database.write() as work:
+        if meanwhile.startswith("sent again"):
+            held = work.checkpoints.hold(id, "local")
+            assert held is not None
+            work.checkpoints.renew(held)
+        if meanwhile.endswith(("begun", "begun by another")):
+            assert work.checkpoints.begin_inspection(id, 2)
+        if meanwhile == "shown alive":
+            assert work.checkpoints.keep_inspecting(id, mark)
+    with database.write() as work:
+        before = work.checkpoints.get(id)
+        assert before is not None
+        attempts, updated_at = before.attempts, before.updated_at
+        assert work.checkpoints.keep_inspecting(id, mark) is None
+        assert not work.checkpoints.mark_rejected(id, {"code": "blob_missing", "detail": ""}, mark)
+        work.checkpoints.end_inspection(id, mark)
+    with database.write() as work:
+        row = work.checkpoints.get(id)
+        assert row is not None and (row.state, row.attempts, row.updated_at) == (
+            "pending",
+            attempts,
+            updated_at,
+        )
+        assert work.checkpoints.mark_rejected(id, {"code": "blob_missing", "detail": ""}, updated_at)
 
 
 @pytest.mark.parametrize("rejected", [False, True])

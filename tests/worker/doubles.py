@@ -33,8 +33,16 @@ def succeed(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     with context.phase("training"):
         # A real operator: it hangs if the forkserver ran one before the fork.
         loss = float((torch.ones(64, 64) @ torch.ones(64, 64)).mean())
-        context.step(3, 4, {"loss": loss, "broken": float("nan")})
+        context.step(3, 4, {"loss": loss})
     return {"echo": payload, "seed": context.seed, "threads": torch.get_num_threads()}
+
+
+def measure(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Finds numbers that JSON lacks, under way and in the end."""
+    found = {"loss": 0.5, "broken": float("nan"), "endless": float("-inf")}
+    # Not by a step: those that come soon after another are left out.
+    context.emit(Progress("training", 0.5, metrics=found))
+    return found
 
 
 def quantize(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
@@ -273,7 +281,7 @@ def speak(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
         log.debug("left out")
     return {
         **quantize(payload, context),
-        "report": {"timings": {"training": 2.5, "method": 3.0, "x y": True}},
+        "report": {"timings": {"training": 0.0, "method": 0.001, "x y": True}},
     }
 
 
@@ -314,8 +322,19 @@ def say_much(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     return {}
 
 
+def say_what_the_file_says(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Each line of the checkpoint is a message, as one would be of a child that its bytes have taken over."""
+    path = payload["path"] if "path" in payload else payload["checkpoint"]["path"]
+    for line in Path(path).read_bytes().splitlines():
+        _send_bytes(line)
+    return {}
+
+
 def _send(message: dict[str, Any]) -> None:
-    data = json.dumps(message).encode()
+    _send_bytes(json.dumps(message).encode())
+
+
+def _send_bytes(data: bytes) -> None:
     os.write(_pipe(), struct.pack("!i", len(data)) + data)
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from store.repositories import CheckpointRepository
 from tests.store.blob_stores import damage
 from tests.worker.doubles import PREFIX
 from tests.worker.world import World
@@ -136,6 +140,91 @@ def test_lost_workers_count_anew_when_a_damaged_file_is_sent_again(world: World)
     world.change(lambda work: work.checkpoints.begin_inspection(checkpoint_id, 3))  # and its worker is lost
     inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
     assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
+
+
+def send_again(world: World, checkpoint_id: str, data: bytes = b"12345") -> None:
+    world.blob(data)
+    world.change(lambda work: work.checkpoints.renew(work.checkpoints.hold(checkpoint_id, "local")))
+
+
+@pytest.fixture
+def before_its_verdict(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What happens once each, when an inspection has seen what it sees and has not said so yet."""
+    happen: list[Callable[[], None]] = []
+
+    @contextmanager
+    def interrupted(parent: Path, name: str) -> Iterator[Workspace]:
+        try:
+            with workspace(parent, name) as space:
+                yield space
+        finally:
+            while happen:
+                happen.pop()()
+
+    monkeypatch.setattr(inspections, "workspace", interrupted)
+    return happen
+
+
+@pytest.mark.parametrize("begun_anew", [0, 3])
+@pytest.mark.parametrize("fate", ["damaged", "gone"])
+def test_what_was_sent_again_is_not_rejected_for_the_bytes_there_were(
+    world: World, before_its_verdict: list[Callable[[], None]], fate: str, begun_anew: int
+) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    job_id = world.job(checkpoint_id)
+    sha256 = hashlib.sha256(b"12345").hexdigest()
+    damage(world.services.blobs, sha256) if fate == "damaged" else world.services.blobs.delete(sha256)
+    begin(world, checkpoint_id, 2)
+    before_its_verdict.append(lambda: begin(world, checkpoint_id, begun_anew))
+    before_its_verdict.append(lambda: send_again(world, checkpoint_id))
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.attempts) == ("pending", begun_anew)
+    assert world.look(job_id).status == "queued"
+    if not begun_anew:
+        inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "inspect")
+        assert world.change(lambda work: work.checkpoints.get(checkpoint_id)).state == "ready"
+
+
+def test_what_was_sent_again_is_not_rejected_for_workers_lost_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    begin(world, checkpoint_id, 3)
+    with world.services.database.writing_engine.begin() as connection:
+        connection.execute(text("UPDATE checkpoint SET updated_at = '2020-01-01 00:00:00.000000'"))
+    find = CheckpointRepository.never_inspected
+
+    def find_and_send_again(*args: Any) -> list[tuple[str, datetime]]:
+        found = find(*args)
+        send_again(world, checkpoint_id)
+        return found
+
+    monkeypatch.setattr(CheckpointRepository, "never_inspected", find_and_send_again)
+    reject_never_inspected(world.services)
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.attempts) == ("pending", 0)
+
+
+def test_what_the_content_is_refused_for_holds_when_it_is_sent_again(
+    world: World, before_its_verdict: list[Callable[[], None]]
+) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    before_its_verdict.append(lambda: send_again(world, checkpoint_id))
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "refuse")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.error["code"]) == ("rejected", "empty_file")
+
+
+def test_an_inspection_from_before_takes_nothing_off_the_new_count(
+    world: World, before_its_verdict: list[Callable[[], None]]
+) -> None:
+    checkpoint_id = world.checkpoint(b"12345", state="pending")
+    before_its_verdict.append(lambda: begin(world, checkpoint_id, 1))
+    before_its_verdict.append(lambda: send_again(world, checkpoint_id))
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "fill_the_disk")
+    row = world.change(lambda work: work.checkpoints.get(checkpoint_id))
+    assert (row.state, row.attempts) == ("pending", 1)
 
 
 def test_a_stopping_worker_leaves_the_file_to_another(world: World) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core.methods.save_point import FLOOR_SECONDS
 from store.blobs import make_blobs
 from store.blobs.local import LocalBlobWriter
 from store.job_claims import Claim
@@ -18,6 +19,7 @@ from tests.store.rows import claim_job
 from tests.worker.test_jobs import run, running
 from tests.worker.waiting import wait_for
 from tests.worker.world import World
+from worker import resume
 from worker.lease import Lease
 from worker.resume import MAX_COMPLAINTS, Keeper
 from worker.sweep import Reminders, sweep
@@ -179,6 +181,26 @@ def test_the_newest_save_wins_and_nobody_waits_for_a_slow_store(
     assert content(world, job_id) == b"2"
     assert len(blobs(world) - before) == 1, "the first was replaced"
     assert not [file for file in files if file.exists()]
+
+
+def test_who_keeps_without_end_has_the_last_stored_and_few_of_the_others(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, before = world.job(), blobs(world)
+    monkeypatch.setattr(resume, "LEAST_SECONDS", 1000.0)
+    files = [tmp_path / f"kept-{n}" for n in range(20)]
+    with Keeper(world.services, claimed(world, job_id), tmp_path, ours) as keeper:
+        for n, file in enumerate(files):
+            file.write_text(str(n))
+            keeper.offer(file)
+            assert n or wait_for(lambda: world.look(job_id).resume_sha256)
+        assert not wait_for(lambda: not files[-1].exists(), 0.3)
+        assert content(world, job_id) == b"0" and not any(file.exists() for file in files[:-1])
+    assert content(world, job_id) == b"19" and len(blobs(world) - before) == 1
+
+
+def test_the_least_time_between_two_is_less_than_core_leaves() -> None:
+    assert resume.LEAST_SECONDS < FLOOR_SECONDS
 
 
 @pytest.mark.parametrize("how", ["discarded", "taken away"])

@@ -69,9 +69,9 @@ def test_returns_the_result_and_relays_progress(supervised: Supervised) -> None:
 
 
 def test_numbers_that_json_lacks_arrive_as_null(supervised: Supervised) -> None:
-    supervised.run("succeed")
-    metrics = [news["metrics"] for news in supervised.news if news["metrics"]]
-    assert all(found["broken"] is None for found in metrics)
+    found = {"loss": 0.5, "broken": None, "endless": None}
+    assert supervised.run("measure") == Finished(found)
+    assert [news["metrics"] for news in supervised.news] == [found]
 
 
 def test_errors_of_core_cross_with_code_and_field(supervised: Supervised) -> None:

@@ -3,15 +3,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from store import job_claims
 from store.job_claims import JobClaims
 from store.queue import ANY_QUEUE, CONTROL_QUEUE, GPU_QUEUE
-from store.tables import utc_now
+from store.tables import Checkpoint, Dataset, utc_now
 from tests.store.rows import claim_job
+from tests.worker.doubles import PREFIX
 from tests.worker.world import World
+from worker.inspections import inspect
 from worker.sweep import Reminders, sweep
+
+TABLES = {"checkpoint": Checkpoint, "dataset": Dataset}
 
 
 def age(world: World) -> None:
@@ -112,6 +116,28 @@ def test_a_lost_inspection_is_sent_again_but_not_every_time(world: World, kind: 
     for _ in range(3):
         sweep(world.services, lambda queue: 0, reminders)
     assert world.queue.sent == [(f"inspect_{kind}", id)]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "dataset"])
+def test_an_inspection_that_runs_is_not_sent_again_but_one_that_was_lost(world: World, kind: str) -> None:
+    id = getattr(world, kind)(state="pending")
+    age(world)
+    assert world.change(lambda work: getattr(work, f"{kind}s").begin_inspection(id, 3))
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert not world.queue.sent
+    with world.services.database.writing_engine.begin() as connection:
+        lost = utc_now() - timedelta(seconds=world.services.store.lease_seconds + 1)
+        connection.execute(update(TABLES[kind]).values(updated_at=lost))
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.queue.sent == [(f"inspect_{kind}", id)]
+
+
+def test_an_inspection_that_ended_without_a_verdict_is_sent_again(world: World) -> None:
+    checkpoint_id = world.checkpoint(state="pending")
+    age(world)
+    inspect(world.services, "checkpoint", checkpoint_id, entry=PREFIX + "fill_the_disk")
+    sweep(world.services, lambda queue: 0, Reminders(60))
+    assert world.queue.sent == [("inspect_checkpoint", checkpoint_id)]
 
 
 def test_jobs_of_a_rejected_checkpoint_fail(world: World) -> None:
