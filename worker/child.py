@@ -11,6 +11,7 @@ and the parent must not execute what such a child says.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import math
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import Stopped, ZsqError
-from worker import child_log
+from worker import child_log, child_output
 from worker.failures import describe, file_too_large
 from worker.hardening import confine, met_file_limit, show_memory, survived_file_limit
 
@@ -70,14 +72,19 @@ class Order:
     deadline_field: str | None = None
 
 
-def main(connection: Connection, order: Order) -> None:
+def main(connection: Connection, output: Connection, order: Order) -> None:
     """The child's whole life."""
+    child_output.print_to(output)
+    faulthandler.enable()  # where native code crashed, said to the worker's log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
     child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}
     show_memory()
     _volunteer_for_the_oom_killer()
     try:
+        if "worker.stripped" not in sys.modules:
+            # Its environment may hold secrets then, and a child is a copy of it.
+            raise ImportError("the forkserver could not import worker.stripped")
         confine(order.file_bytes, local_sockets=order.device != "cpu")
         # Not before: a thread keeps the privileges that it began with.
         threading.Thread(target=_watch_parent, args=(connection, told), daemon=True).start()
@@ -86,7 +93,7 @@ def main(connection: Connection, order: Order) -> None:
     except BaseException as error:
         found = file_too_large() if _is_of_file_limit(error) else describe(error)
         found["detail"] = found["detail"][:DETAIL_CHARACTERS]
-        if found["code"] == "internal_error":
+        if found["code"] in ("internal_error", "worker_broken"):
             log.exception("%s failed", order.entry)
         _send(connection, {"error": found})
 

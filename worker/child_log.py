@@ -1,7 +1,7 @@
 """What the code inside a child logs: sent to the parent, and written there as lines of the job's.
 
 The child has read strangers' bytes, so the parent bounds what it says: how much, how long, and under
-whose name.
+whose name. What is printed there instead: `child_output`.
 """
 
 from __future__ import annotations

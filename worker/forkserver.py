@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -21,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from worker import child
+from worker.child_output import ChildOutput
 
 PRELOAD = [
-    "worker.undumpable",
+    "worker.stripped",
     "numpy",
     "torch",
     "torchvision",
@@ -34,16 +32,6 @@ PRELOAD = [
     "worker.entries",
 ]
 
-# The child needs no network and no database, so whatever looks like a key is kept from it.
-_SECRET = re.compile(
-    r"(_URL|_DSN|_HEADERS)$|^AWS_|^PG|SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY",
-    re.IGNORECASE,
-)
-
-# They bind OpenMP's threads to cores, by calls that name threads. A filter of system calls cannot tell
-# whose those are, so a child may not make them; and OpenMP, refused, would end it.
-_BINDING = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}
-
 # multiprocessing reads a child's exit status from a pipe without locking, and starting any child
 # polls all the others.
 _lock = threading.Lock()
@@ -53,21 +41,19 @@ _DESCRIPTORS = "/proc/self/fd/"
 _socket: int | None = None
 
 
-def secrets(environment: dict[str, str]) -> set[str]:
-    """Names of the variables that a child must not see."""
-    return {name for name in environment if _SECRET.search(name)}
-
-
 def ensure_running() -> None:
     """Starts the forkserver if there is none. Returns at once: it imports torch in the background."""
     with _lock:
         _ensure_running()
 
 
-def start(order: child.Order) -> tuple[ForkServerProcess, Connection]:
-    """Forks a child for `order`; returns it and the parent's end of its pipe."""
+def start(order: child.Order) -> tuple[ForkServerProcess, Connection, ChildOutput]:
+    """Forks a child for `order`; returns it, the parent's end of its pipe, and what it prints."""
+    output = ChildOutput(order.scratch)
     ours, theirs = _context().Pipe(duplex=True)
-    process = _context().Process(target=child.main, args=(theirs, order), name="zsq-job", daemon=True)
+    printed = output.end()
+    arguments = theirs, printed, order
+    process = _context().Process(target=child.main, args=arguments, name="zsq-job", daemon=True)
     try:
         with _lock:
             _ensure_running()
@@ -76,11 +62,13 @@ def start(order: child.Order) -> tuple[ForkServerProcess, Connection]:
             _hide_socket()
     except BaseException:
         ours.close()
+        output.close()
         raise
     finally:
         # The child must hold the only other end: its death then ends the pipe.
         theirs.close()
-    return process, ours
+        printed.close()
+    return process, ours, output
 
 
 def exit_code(process: BaseProcess) -> int | None:
@@ -89,13 +77,10 @@ def exit_code(process: BaseProcess) -> int | None:
 
 
 def _ensure_running() -> None:
-    # An idle OpenMP thread otherwise burns its core for 200 ms after each operator.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Python 3.11.0 would listen where a socket has no path, and any user may call (CVE-2022-42919).
     util.abstract_sockets_supported = False  # type: ignore[misc]
     _context().set_forkserver_preload(PRELOAD)
-    with _cleaned_environment():
-        forkserver.ensure_running()
+    forkserver.ensure_running()
     _hide_socket()
 
 
@@ -125,13 +110,3 @@ def _hide_socket() -> None:
 
 def _context() -> ForkServerContext:
     return multiprocessing.get_context("forkserver")
-
-
-@contextmanager
-def _cleaned_environment() -> Iterator[None]:
-    unwanted = secrets(dict(os.environ)) | (_BINDING & os.environ.keys())
-    hidden = {name: os.environ.pop(name) for name in unwanted}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

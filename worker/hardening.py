@@ -10,8 +10,8 @@ import os
 import resource
 import signal
 import sys
-import threading
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
+from types import FrameType
 
 from worker import landlock, libc, seccomp
 
@@ -22,7 +22,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
 
-_file_limit_met = threading.Event()
+# A plain flag: a signal's handler must not wait for a lock that what it interrupts may hold.
+_file_limit_met = False
 
 
 def hide_memory() -> None:
@@ -56,25 +57,32 @@ def confine(file_bytes: int | None, local_sockets: bool = False) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     if file_bytes is not None:
-        signal.signal(signal.SIGXFSZ, lambda number, frame: _file_limit_met.set())
+        signal.signal(signal.SIGXFSZ, _meet_file_limit)
         _limit(resource.RLIMIT_FSIZE, file_bytes)
     if sys.platform == "linux":
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         drop_capabilities()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _let_go_of_the_forkserver()
+    _let_go_of_the_resource_tracker()
     landlock.install()
     seccomp.install(local_sockets)
 
 
 def met_file_limit() -> bool:
     """Whether a file would have grown too large. Native writers do not tell why they failed."""
-    return _file_limit_met.is_set()
+    return _file_limit_met
+
+
+def _meet_file_limit(number: int, frame: FrameType | None) -> None:
+    global _file_limit_met
+    _file_limit_met = True
 
 
 def survived_file_limit() -> None:
     """A file that could not be written did not end the run: what ends it later has other reasons."""
-    _file_limit_met.clear()
+    global _file_limit_met
+    _file_limit_met = False
 
 
 def _limit(what: int, value: int) -> None:
@@ -105,3 +113,13 @@ def _let_go_of_the_forkserver() -> None:
     if alive is not None and alive._forkserver_alive_fd is not None:
         os.close(alive._forkserver_alive_fd)
         alive._forkserver_alive_fd = None
+
+
+def _let_go_of_the_resource_tracker() -> None:
+    """That process of the worker's is not confined: it removes what it is told to, and prints what it does
+    not understand where the worker logs. What this child says to it goes nowhere."""
+    pipe = getattr(resource_tracker._resource_tracker, "_fd", None)
+    if pipe is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, pipe, inheritable=False)
+        os.close(nowhere)

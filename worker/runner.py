@@ -49,7 +49,8 @@ def run_child(
     """
     memory_kills = _memory_kills()
     deadline = time.monotonic() + limit.left
-    process, connection = forkserver.start(replace(order, deadline=deadline, deadline_field=limit.field))
+    order = replace(order, deadline=deadline, deadline_field=limit.field)
+    process, connection, output = forkserver.start(order)
     hearing = Hearing(connection, process.sentinel, order.entry)
     stopping: _Stopping | None = None
     repeater, news = Repeater(), messages.News()
@@ -93,6 +94,7 @@ def run_child(
         _signal(process, signal.SIGKILL)
         hearing.close()
         _reap(process)
+        output.close()
 
 
 _HANDED_BACK = Stopped(Stop.HANDED_BACK)

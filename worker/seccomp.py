@@ -1,5 +1,5 @@
 """The system calls that Linux refuses a child: it gets no process of its own, no network and no hold on
-other processes. What it starts would outlive its kill; as it is, nothing does.
+other processes, nor shares memory with them. What it starts would outlive its kill; as it is, nothing does.
 
 All other calls are allowed. A list of allowed ones would break with each release of libc, torch and the
 drivers of GPUs.
@@ -29,9 +29,16 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "keyctl": (250, 219),
     "kill": (62, 129),
     "mount": (165, 40),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "msgctl": (71, 187),
+    "msgget": (68, 186),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
+    "prctl": (157, 167),
     "prlimit64": (302, 261),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -43,8 +50,15 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "sched_setattr": (314, 274),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
+    "semctl": (66, 191),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
     "setns": (308, 268),
     "setpriority": (141, 140),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmget": (29, 194),
     "socket": (41, 198),
     "socketpair": (53, 199),
     "tgkill": (234, 131),
@@ -61,8 +75,16 @@ _MEMORY_OF_OTHERS = ("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_g
 _SIGNALS_TO_ANYBODY = ("tkill", "pidfd_send_signal")
 # By io_uring, calls are made that no filter sees. Nothing here needs the others, whose bugs were many.
 _KERNEL = ("io_uring_setup", "bpf", "perf_event_open", "userfaultfd", "add_key", "keyctl")
+# What System V's calls and message queues make stays when a process is gone, and any process of its user
+# reads and changes it, whose id is easily guessed. shm_open's is a file in /dev/shm.
+_SHARED = (
+    *("shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"),
+)
 _NAMESPACES = ("unshare", "setns", "mount")
 _SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+# It dies with the forkserver, and cannot take that back.
+_PR_SET_PDEATHSIG = 1
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 # SOCK_STREAM, with SOCK_NONBLOCK and SOCK_CLOEXEC or without. Of a pair for datagrams each end can still send
 # to any address.
@@ -105,7 +127,7 @@ def rules(machine: Machine, pid: int, local_sockets: bool) -> dict[int, Rule]:
     else:
         pairs = provided(0, socket.AF_UNIX, only(1, _STREAMS))
         sockets = {"socket": refuse(errno.EPERM), "socketpair": pairs}
-    denied = (*_PROGRAMS, *_MEMORY_OF_OTHERS, *_SIGNALS_TO_ANYBODY, *_KERNEL, *_NAMESPACES)
+    denied = (*_PROGRAMS, *_MEMORY_OF_OTHERS, *_SIGNALS_TO_ANYBODY, *_KERNEL, *_SHARED, *_NAMESPACES)
     named = {
         **dict.fromkeys(denied, refuse(errno.EPERM)),
         "clone": only_with(0, _CLONE_THREAD),
@@ -117,6 +139,7 @@ def rules(machine: Machine, pid: int, local_sockets: bool) -> dict[int, Rule]:
         **dict.fromkeys(("prlimit64", *_SCHEDULING), itself),
         "setpriority": provided(0, _PRIO_PROCESS, only(1, [0, pid])),
         "ioprio_set": provided(0, _IOPRIO_WHO_PROCESS, only(1, [0, pid])),
+        "prctl": never(0, [_PR_SET_PDEATHSIG]),
         "fcntl": never(1, _FCNTL),
         "ioctl": never(1, _IOCTL),
     }

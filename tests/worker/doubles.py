@@ -255,7 +255,9 @@ def import_what_is_not_installed(payload: dict[str, Any], context: RunContext) -
 
 
 def show_environment(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
-    return {"environment": dict(os.environ)}
+    """As it is, and as the process was given it."""
+    given = Path("/proc/self/environ")
+    return {"environment": dict(os.environ), "given": given.read_text() if given.exists() else ""}
 
 
 def _tell_pid(payload: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ from core.context import RunContext
 from worker import seccomp
 
 PREFIX = "tests.worker.escapes:"
+PR_SET_PDEATHSIG = 1
+KEY = 0x7A7371  # of nothing that exists
+IPC_STAT = 2
 PTRACE_PEEKUSER = 3  # fails with ESRCH for a process that is not traced
 
 
 def attempt(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
-    """`pid` is a process of the same user, `port` one that listens on loopback; `names` are some of them."""
-    stranger, port = payload["pid"], payload["port"]
+    """`pid` is a process of the same user, `port` one that listens on loopback, `segment` the id of memory
+    that another one shares; `names` are some of them."""
+    stranger, port, segment = payload["pid"], payload["port"], payload.get("segment", 0)
     pipe, _ = os.pipe()
     actions = {
         "fork": lambda: _end_and_reap(os.fork()),
@@ -69,6 +73,22 @@ def attempt(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
         "scheduler": lambda: os.sched_setscheduler(stranger, os.SCHED_OTHER, os.sched_param(0)),
         "parameters of the scheduler": lambda: os.sched_setparam(stranger, os.sched_param(0)),
         "attributes of the scheduler": lambda: _numbered("sched_setattr", stranger, None, 0),
+        "shared memory": lambda: _numbered("shmget", KEY, 0, 0),
+        "shared memory of another": lambda: _numbered("shmat", segment, None, 0),
+        "the state of shared memory": lambda: _numbered(
+            "shmctl", segment, IPC_STAT, ctypes.create_string_buffer(256)
+        ),
+        "semaphores": lambda: _numbered("semget", KEY, 0, 0),
+        "semaphores of another": lambda: _numbered("semop", 0, None, 0),
+        "semaphores with a timeout": lambda: _numbered("semtimedop", 0, None, 0, None),
+        "the end of semaphores": lambda: _numbered("semctl", -1, 0, 0),
+        "messages": lambda: _numbered("msgget", KEY, 0),
+        "a message to another": lambda: _numbered("msgsnd", -1, None, 0, 0),
+        "a message of another": lambda: _numbered("msgrcv", -1, None, 0, 0, 0),
+        "the end of messages": lambda: _numbered("msgctl", -1, 0, None),
+        "a message queue": lambda: _numbered("mq_open", b"zsq-none", 0, 0, None),
+        "the end of a message queue": lambda: _numbered("mq_unlink", b"zsq-none"),
+        "to outlive its worker": lambda: _libc("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0),
     }
     return {name: _went(actions[name]) for name in payload.get("names", actions)}
 
@@ -109,8 +129,35 @@ def offer_others_to_the_oom_killer(payload: dict[str, Any], context: RunContext)
     return {name: _went(lambda pid=pid: _rewrite(f"/proc/{pid}/oom_score_adj")) for name, pid in pids.items()}
 
 
+def cling(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Takes back that it dies with its forkserver, and hears nothing of its worker's end: no thread of its
+    own gets to run."""
+    _went(lambda: _libc("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0))
+    Path(payload["pid_file"]).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)
+    return {}
+
+
+def forge(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    """Prints `line`, and says it to the resource tracker, which prints what it does not understand; then
+    tells which of its descriptors are the file `log`."""
+    line = f"{payload['line']}\n".encode()
+    tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
+    for descriptor in (1, 2, tracker):
+        os.write(descriptor, line)
+    ctypes.CDLL(None).puts(line)
+    ctypes.CDLL(None).fflush(None)
+    opened = [Path(os.path.realpath(path)) for path in Path("/proc/self/fd").iterdir()]
+    return {"log": [str(path) for path in opened if path == Path(payload["log"])], "opened": len(opened)}
+
+
 def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
     _libc("syscall", payload["number"])
+    return {}
+
+
+def crash(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
+    ctypes.string_at(0)
     return {}
 
 
@@ -178,6 +225,7 @@ _RIGHTS: dict[str, Callable[[], object]] = {
     "affinity, by pid": lambda: os.sched_setaffinity(os.getpid(), os.sched_getaffinity(0)),
     "flags of a descriptor": lambda: fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL),
     "its own memory": lambda: Path("/proc/self/mem").open("rb").close(),
+    "a name by prctl": lambda: _libc("prctl", 15, b"zsq", 0, 0, 0),
     "its own name": lambda: Path("/proc/self/comm").write_text("zsq"),
 }
 

@@ -17,7 +17,7 @@ from tests.worker.doubles import PREFIX as DOUBLES
 from tests.worker.escapes import PREFIX as ESCAPES
 from worker import bpf
 from worker.child import Order
-from worker.outcomes import Finished, Limit
+from worker.outcomes import Finished, Limit, Outcome
 from worker.runner import run_child
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own protection")
@@ -25,15 +25,19 @@ NOBODY = 65534
 
 
 def child(scratch: Path, entry: str, payload: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    outcome = run_child(
+    outcome = ran(scratch, entry, payload, **options)
+    assert isinstance(outcome, Finished), outcome
+    return outcome.value
+
+
+def ran(scratch: Path, entry: str, payload: dict[str, Any] | None = None, **options: Any) -> Outcome:
+    return run_child(
         Order(entry=entry, payload=payload or {}, scratch=scratch, **options),
         limit=Limit(60),
         grace_seconds=1,
         watch=lambda: None,
         on_progress=lambda news: None,
     )
-    assert isinstance(outcome, Finished), outcome
-    return outcome.value
 
 
 def call(scratch: Path, device: str) -> dict[str, Any]:
@@ -118,6 +122,41 @@ def test_one_that_takes_the_place_of_a_dead_one_is_hidden_too(tmp_path: Path) ->
     """
     hidden = {"path": "ENOENT", "descriptor": "EACCES", "forked": False}
     assert in_a_worker(tmp_path, script) == [[hidden, hidden], 0], "and nothing stays open"
+
+
+def test_one_that_multiprocessing_launches_by_itself_has_no_secrets(tmp_path: Path) -> None:
+    """In `process.start()`, if that finds that the one before has died."""
+    script = f"""
+    forkserver._ensure_running = tests.kill_the_forkserver
+    print(json.dumps(tests.child(scratch, {DOUBLES + "show_environment"!r})))
+    """
+    found = in_a_worker(
+        tmp_path, script, env={**os.environ, "ZSQ_DATABASE_URL": "postgresql://u:hunter2@db/zsq"}
+    )
+    assert "PATH" in found["environment"] and "hunter2" not in json.dumps(found)
+
+
+def test_a_start_leaves_the_workers_environment_alone(tmp_path: Path) -> None:
+    """Other threads read it meanwhile."""
+    script = f"""
+    changes = []
+    sys.addaudithook(lambda event, said: event in ("os.putenv", "os.unsetenv") and changes.append(repr(said)))
+    for _ in range(2):
+        tests.kill_the_forkserver()
+        tests.child(scratch, {DOUBLES + "show_environment"!r})
+    print(json.dumps([changes, os.environ["PGPASSWORD"]]))
+    """
+    assert in_a_worker(tmp_path, script, env={**os.environ, "PGPASSWORD": "hunter2"}) == [[], "hunter2"]
+
+
+def test_children_of_one_that_may_hold_secrets_do_nothing(tmp_path: Path) -> None:
+    script = f"""
+    tests.kill_the_forkserver()
+    forkserver.PRELOAD.remove("worker.stripped")
+    print(json.dumps(tests.ran(scratch, {DOUBLES + "show_environment"!r}).failure))
+    """
+    failure = in_a_worker(tmp_path, script)
+    assert failure["code"] == "worker_broken"
 
 
 @linux

@@ -56,6 +56,26 @@ def test_a_file_limit_that_was_survived_explains_nothing(tmp_path: Path, then: s
     assert isinstance(outcome, Failed) and outcome.failure["code"] == code, outcome
 
 
+def test_a_file_may_meet_its_limit_at_any_moment() -> None:
+    """The signal comes at every line of what asks for it, and nothing waits for ever."""
+    script = """
+import signal, sys
+from worker import hardening
+hardening.confine(2**20)
+def interrupt(frame, event, argument):
+    signal.raise_signal(signal.SIGXFSZ)
+    return interrupt
+sys.settrace(interrupt)
+hardening.survived_file_limit()
+met = hardening.met_file_limit()
+sys.settrace(None)
+assert met
+hardening.survived_file_limit()
+assert not hardening.met_file_limit()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own protection")
 @pytest.mark.parametrize(
     "privileges", ["pass", "drop_capabilities()"], ids=["as it is", "without privileges"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -24,6 +25,7 @@ from worker.runner import run_child
 
 REFUSED = ERRNO | errno.EPERM
 HERE = bpf.machine()
+IPC_PRIVATE, IPC_RMID = 0, 0
 CLONE_VM, CLONE_THREAD, SIGCHLD = 0x100, 0x10000, 17
 HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -51,13 +53,23 @@ def port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.fixture
+def segment() -> Iterator[int]:
+    """The id of memory that this process shares with whoever attaches it."""
+    libc = ctypes.CDLL(None)
+    segment = libc.shmget(IPC_PRIVATE, 4096, 0o600)
+    assert segment >= 0
+    yield segment
+    libc.shmctl(segment, IPC_RMID, None)
+
+
 @confined
-def test_a_child_gets_no_process_no_network_and_no_hold_on_others(port: int) -> None:
-    outcome = run("attempt", {"pid": os.getpid(), "port": port})
+def test_a_child_gets_no_process_no_network_and_no_hold_on_others(port: int, segment: int) -> None:
+    outcome = run("attempt", {"pid": os.getpid(), "port": port, "segment": segment})
     assert isinstance(outcome, Finished), outcome
     clone3 = outcome.value.pop("clone3")
     assert clone3 == "ENOSYS", "or libc would not try clone instead"
-    assert len(outcome.value) == 33
+    assert len(outcome.value) == 47
     assert set(outcome.value.values()) == {"EPERM"}, outcome.value
 
 
@@ -140,6 +152,10 @@ def test_a_way_around_the_numbers_kills() -> None:
         ("ioprio_set", (1, 4711, 0), True),
         ("ioprio_set", (1, 4712, 0), False),
         ("ioprio_set", (2, 0, 0), False),
+        ("prctl", (1, 0), False),
+        ("prctl", (2**32 | 1, 0), False),
+        ("prctl", (2, 0), True),
+        ("prctl", (15, 0), True),
         ("fcntl", (3, 4), True),
         ("fcntl", (3, 8, 4712), False),
         ("fcntl", (3, 15), False),
@@ -150,6 +166,10 @@ def test_a_way_around_the_numbers_kills() -> None:
         *((name, (), False) for name in ("execve", "execveat", "ptrace", "io_uring_setup", "tkill")),
         *((name, (), False) for name in ("process_vm_readv", "process_vm_writev", "pidfd_getfd")),
         *((name, (), False) for name in ("pidfd_send_signal", "bpf", "perf_event_open", "userfaultfd")),
+        *((f"shm{what}", (), False) for what in ("get", "at", "ctl")),
+        *((f"sem{what}", (), False) for what in ("get", "op", "timedop", "ctl")),
+        *((f"msg{what}", (), False) for what in ("get", "snd", "rcv", "ctl")),
+        *((name, (), False) for name in ("mq_open", "mq_unlink")),
         *((name, (), False) for name in ("add_key", "request_key", "keyctl", "unshare", "setns", "mount")),
     ],
 )
