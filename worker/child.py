@@ -75,7 +75,7 @@ class Order:
 def main(connection: Connection, output: Connection, order: Order) -> None:
     """The child's whole life."""
     child_output.print_to(output)
-    faulthandler.enable()  # where native code crashed, said to the worker's log
+    faulthandler.enable(2, all_threads=False)  # where native code crashed, said to the worker's log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is the parent's to handle
     child_log.listen(lambda message: _send(connection, message))
     told = {CANCEL: threading.Event(), HAND_BACK: threading.Event()}

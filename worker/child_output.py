@@ -12,7 +12,8 @@ import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-LAST_BYTES = 4000
+# Python's last words before a crash, at most a hundred lines of the thread that crashed, fit.
+LAST_BYTES = 16_000
 
 log = logging.getLogger(__name__)
 

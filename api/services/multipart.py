@@ -39,6 +39,7 @@ class FormReader:
         self._max_bytes = max_bytes
         self._max_beside = _MAX_FIELD_BYTES * (len(text_fields) + len(file_fields))
         self._fed = 0
+        self._begun = False
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._name = ""
@@ -48,11 +49,15 @@ class FormReader:
         self._parser = _parser(boundary, self)
 
     def feed(self, data: bytes) -> None:
+        self._fed += len(data)
+        if not self._begun:
+            # The parser skips what follows them up to the boundary, or refuses it, by where the pieces end.
+            data = data.lstrip(b"\r\n")
+            self._begun = bool(data)
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise MalformedRequest(f"The multipart body is malformed: {error}.") from None
-        self._fed += len(data)
         if self._fed - sum(writer.size for writer in self.files.values()) > self._max_beside:
             raise PayloadTooLarge(f"Beside its files a form may hold {self._max_beside} bytes.")
 

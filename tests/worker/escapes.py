@@ -157,7 +157,14 @@ def call(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
 
 
 def crash(payload: dict[str, Any], context: RunContext) -> dict[str, Any]:
-    ctypes.string_at(0)
+    """As deep as a network's layers lie in each other."""
+
+    def a_layer_of_a_network_that_has_many_of_them_in_each_other(depth: int) -> None:
+        if depth:
+            a_layer_of_a_network_that_has_many_of_them_in_each_other(depth - 1)
+        ctypes.string_at(0)
+
+    a_layer_of_a_network_that_has_many_of_them_in_each_other(payload["depth"])
     return {}
 
 

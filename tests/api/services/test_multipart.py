@@ -60,6 +60,28 @@ def test_what_stands_beside_the_files_counts_too(reader: FormReader, begun: byte
             reader.feed(more)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_line_ends_before_the_first_boundary_are_skipped_however_they_come(
+    reader: FormReader, size: int
+) -> None:
+    body = b"\r\n\r\n" + FILE + b"x" + END
+    for start in range(0, len(body), size):
+        reader.feed(body[start : start + size])
+    reader.finish()
+    assert reader.files["file"].size == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+@pytest.mark.parametrize("before", [b"text\r\n", b"\r\ntext\r\n", b"\r\n--bx\r\n"])
+def test_text_before_the_first_boundary_is_refused_however_it_comes(
+    reader: FormReader, before: bytes, size: int
+) -> None:
+    body = before + FILE + b"x" + END
+    with pytest.raises(MalformedRequest):
+        for start in range(0, len(body), size):
+            reader.feed(body[start : start + size])
+
+
 def test_a_body_without_its_end_is_malformed(reader: FormReader) -> None:
     reader.feed(FILE + b"x")
     with pytest.raises(MalformedRequest, match="last boundary"):
