@@ -87,8 +87,9 @@ class UploadRepository(Generic[UploadRow]):
         sent again or another inspection begins: counted attempts may come to the same number again.
         """
         now = utc_now()
-        allowed = (self.table.attempts < max_attempts,)
-        return now if self._change(id, *allowed, attempts=self.table.attempts + 1, updated_at=now) else None
+        counted = self.table.attempts + 1
+        begun = self._change(id, self.table.attempts < max_attempts, attempts=counted, updated_at=now)
+        return now if begun else None
 
     def keep_inspecting(self, id: str, mark: datetime) -> datetime | None:
         """A sign of life, and the mark from now on. None when the mark does not hold any more."""

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeGuard
 
 MAX_RESULT_BYTES = 8 * 2**20
 MAX_NEWS_BYTES = 64 * 2**10
@@ -98,17 +98,22 @@ def _progress(said: object) -> dict[str, float | None]:
     return {name: known[name] for name, fits in _PROGRESS.items() if name in known and fits(known[name])}
 
 
+def is_real(value: object) -> TypeGuard[int | float]:
+    """Whether it is an integer or a float, maybe NaN or infinite. Truth values are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return is_real(value) and 0 <= value <= 1
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return is_real(value) and isinstance(value, int) and 0 <= value < 2**53
 
 
 def _is_rest(value: object) -> bool:
     # PostgreSQL gives large floats back as integers that no float holds exactly.
-    return value is None or (_is_number(value) and isinstance(value, int | float) and 0 <= value < 2**53)
+    return value is None or (is_real(value) and 0 <= value < 2**53)
 
 
 _PROGRESS: Mapping[str, Callable[[object], bool]] = {

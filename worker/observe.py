@@ -11,7 +11,7 @@ from store import tracing
 from store.logging import log_context
 from store.tables import Job
 from worker import metrics
-from worker.messages import PHASES
+from worker.messages import PHASES, is_real
 
 # Of a report, beside the phases: the method's own time, and all of it.
 _TIMINGS = PHASES | {"method", "total"}
@@ -40,7 +40,7 @@ class Phases:
         own = {
             name: float(value)
             for name, value in (timings or {}).items()
-            if name in _TIMINGS and _is_number(value) and 0 <= value <= whole
+            if name in _TIMINGS and is_real(value) and 0 <= value <= whole
         }
         return {**self._seconds, **own}
 
@@ -94,7 +94,3 @@ def attempt(job: Job) -> Iterator[Attempt]:
                 seen.ended("lost")
             if span is not None:
                 span.set_attribute("zsq.outcome", str(seen.outcome))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

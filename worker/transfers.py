@@ -36,7 +36,6 @@ class Transfers:
 
     def __init__(self, watch: Callable[[], Stop | None], seconds: float) -> None:
         self._watch = watch
-        self._seconds = seconds
         self._end = time.monotonic() + seconds
 
     def run(self, call: Callable[[Callable[[], bool]], _Result], *, at_most: float = math.inf) -> _Result:
